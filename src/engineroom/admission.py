@@ -1,0 +1,49 @@
+"""Who may enter the engine: a cap on what runs, a bounded queue before it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+
+from engineroom.errors import EngineBusyError
+
+
+class Admission:
+    """Counts answers, not requests: one that asks for ``n`` answers takes ``n`` places. Used on one event loop.
+
+    Args:
+        limit: answers that may be in the engine at once.
+        max_queue: answers that may wait beside them.
+    """
+
+    def __init__(self, limit: int, max_queue: int) -> None:
+        self.limit = limit
+        self.max_queue = max_queue
+        self.accepted = 0
+        self._slots = asyncio.Semaphore(limit)
+
+    @contextmanager
+    def place(self, answers: int) -> Generator[None, None, None]:
+        """Holds ``answers`` places among those running and waiting.
+
+        Raises:
+            EngineBusyError: they are not free. Raised before anything is computed for the request.
+        """
+        if self.accepted + answers > self.limit + self.max_queue:
+            raise EngineBusyError(
+                "too many requests",
+                why=f"{self.accepted} answers are running or waiting; the limit is {self.limit} + {self.max_queue}",
+                fix="try again later, or raise max_concurrent or max_queue",
+            )
+        self.accepted += answers
+        try:
+            yield
+        finally:
+            self.accepted -= answers
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncGenerator[None, None]:
+        """Waits for a turn in the engine. Cancelling the wait gives the turn to the next."""
+        async with self._slots:
+            yield

@@ -1,0 +1,327 @@
+"""ChatModel: the facade over every engine."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import warnings
+import weakref
+from collections.abc import AsyncGenerator, Generator, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from engineroom.admission import Admission
+from engineroom.bridge import Bridge
+from engineroom.config import Arguments, ArgumentSource, parse_arguments
+from engineroom.engines import registry
+from engineroom.engines.base import BaseEngine, Health, Progress
+from engineroom.errors import ArgumentError, EngineError
+from engineroom.pipeline import Conversation, Pipeline
+from engineroom.render import Renderer, load_tokenizer, resolve_template
+from engineroom.sampling import SamplingDefaults
+from engineroom.types import Delta, Prompt, Response, SamplingParams, Tokenizer
+
+
+class TemplateWarning(UserWarning):
+    """The prompt is not made as the model's author meant it."""
+
+
+class ChatModel:
+    """One model behind one engine, to chat with and to score with.
+
+    Sync methods: ``chat``, ``stream_chat``, ``stream_deltas``, ``get_scores``. Each has an async twin with an ``a`` in
+    front, which works on any event loop. All may be called from many threads at once. ``close()`` it, or use ``with``.
+
+    Args:
+        args: LLaMA-Factory's inference arguments: a mapping, the path of a YAML or JSON file, or command-line words.
+            Without ``model_name_or_path`` the shipped model answers.
+        engine: an engine object to use instead of the one that ``infer_backend`` names.
+        progress: called with the stage and the share done while the model loads, from any thread.
+
+    Raises:
+        ArgumentError: an argument is unknown, mistyped, out of range, or for training only.
+        ModelError: the model can't be found or loaded.
+        EngineError: the engine can't run here.
+
+    Attributes:
+        arguments: the checked arguments.
+        engine: the engine, with LLaMA-Factory's ``BaseEngine`` interface.
+        warnings: what the user should know about this model, in full sentences.
+    """
+
+    def __init__(
+        self,
+        args: ArgumentSource = None,
+        *,
+        engine: BaseEngine | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        report = progress or _silent
+        self.arguments = parse_arguments(args)
+        self.engine = engine or registry.find(self.arguments.infer_backend).load().from_arguments(self.arguments)
+        self._tokenizer = self.engine.tokenizer or _load_tokenizer(self.engine, self.arguments, report)
+        self.engine.tokenizer = self._tokenizer
+        template, warning = resolve_template(self._tokenizer, self.arguments.template)
+        self.warnings: list[str] = [warning] if warning else []
+        if warning:
+            warnings.warn(warning, TemplateWarning, stacklevel=2)
+        checkpoint = self.engine.checkpoint
+        generation_config = checkpoint.generation_config if checkpoint else {}
+        self._defaults = SamplingDefaults(generation_config, self.arguments.sampling())
+        self.renderer = Renderer(
+            self._tokenizer,
+            template,
+            engine_name=self.engine.name,
+            default_system=self.arguments.default_system,
+            enable_thinking=self.arguments.enable_thinking,
+        )
+        self._bridge = Bridge()
+        self._finalizer = weakref.finalize(self, _close, self._bridge, self.engine)
+        atexit.register(self._finalizer)
+        try:
+            self._bridge.call(self.engine.start(report))
+        except BaseException:
+            self.close()
+            raise
+        self._pipeline = self._join()
+        self.engine.frontend = self._pipeline
+        self.engine.template = template
+        self.engine.generating_args = {n: getattr(self.sampling, n) for n in SamplingParams.names()}
+
+    def _join(self) -> Pipeline:
+        checkpoint = self.engine.checkpoint
+        eos = (checkpoint.eos_token_ids if checkpoint else ()) + tuple(self._tokenizer.eos_token_ids)
+        limit = _max_concurrent(self.arguments) or self.engine.max_concurrency
+        return Pipeline(
+            self.renderer,
+            self.engine,
+            self._tokenizer,
+            self._defaults,
+            admission=Admission(limit, self.arguments.max_queue),
+            eos_token_ids=eos,
+            vocab_size=max(self._tokenizer.vocab_size, (checkpoint and checkpoint.vocab_size) or 0),
+            model_name=self.arguments.model_name_or_path,
+        )
+
+    # --- facts -------------------------------------------------------------------------------------------------
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """The sampling defaults in force: the model's own, changed by the arguments."""
+        return self._defaults.params
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens of prompt and answer together."""
+        return self.engine.context_length
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
+    def health(self) -> Health:
+        return self.engine.health()
+
+    def render(
+        self,
+        messages: Conversation,
+        system: str | None = None,
+        tools: Any = None,
+        images: Any = None,
+        videos: Any = None,
+        audios: Any = None,
+        *,
+        enable_thinking: bool | None = None,
+        continue_final: bool = False,
+    ) -> Prompt:
+        """The exact prompt that the model would see, as text and token ids."""
+        return self._pipeline.render(
+            messages,
+            system,
+            tools,
+            images,
+            videos,
+            audios,
+            enable_thinking=enable_thinking,
+            continue_final=continue_final,
+        )
+
+    # --- chat --------------------------------------------------------------------------------------------------
+
+    def chat(
+        self,
+        messages: Conversation,
+        system: str | None = None,
+        tools: Any = None,
+        images: Any = None,
+        videos: Any = None,
+        audios: Any = None,
+        **input_kwargs: Any,
+    ) -> list[Response]:
+        """Whole answers, ``n`` of them.
+
+        Args:
+            messages: the conversation: mappings with ``role`` and ``content``, or one user message as a string.
+            system: a system prompt in front.
+            tools: functions that the model may call, as JSON text or a list of definitions.
+            images, videos, audios: not supported yet; refused by name.
+            input_kwargs: any field of :class:`SamplingParams`; ``enable_thinking``; ``continue_final`` to go on from
+                a last assistant message.
+
+        Raises:
+            RequestError: the request can't be served as asked; the engine was not touched.
+            EngineError: the engine is busy, dead, closed, or failed on this request.
+        """
+        return self._bridge.call(
+            self._pipeline.chat(messages, system, tools, images, videos, audios, **input_kwargs)
+        )
+
+    async def achat(
+        self,
+        messages: Conversation,
+        system: str | None = None,
+        tools: Any = None,
+        images: Any = None,
+        videos: Any = None,
+        audios: Any = None,
+        **input_kwargs: Any,
+    ) -> list[Response]:
+        """:meth:`chat`, awaited. Cancelling the await frees the engine's slot."""
+        return await self._bridge.acall(
+            self._pipeline.chat(messages, system, tools, images, videos, audios, **input_kwargs)
+        )
+
+    def stream_chat(
+        self,
+        messages: Conversation,
+        system: str | None = None,
+        tools: Any = None,
+        images: Any = None,
+        videos: Any = None,
+        audios: Any = None,
+        **input_kwargs: Any,
+    ) -> Generator[str, None, None]:
+        """The answer's text in pieces; joined, they are ``chat``'s ``response_text``. Leaving the loop stops it."""
+        source = partial(
+            self._pipeline.stream_chat, messages, system, tools, images, videos, audios, **input_kwargs
+        )
+        yield from self._bridge.stream(source)
+
+    async def astream_chat(
+        self,
+        messages: Conversation,
+        system: str | None = None,
+        tools: Any = None,
+        images: Any = None,
+        videos: Any = None,
+        audios: Any = None,
+        **input_kwargs: Any,
+    ) -> AsyncGenerator[str, None]:
+        """:meth:`stream_chat`, asynchronously. Closing the generator stops the answer."""
+        source = partial(
+            self._pipeline.stream_chat, messages, system, tools, images, videos, audios, **input_kwargs
+        )
+        pieces = self._bridge.astream(source)
+        try:
+            async for text in pieces:
+                yield text
+        finally:
+            await pieces.aclose()
+
+    def stream_deltas(
+        self,
+        messages: Conversation,
+        system: str | None = None,
+        tools: Any = None,
+        images: Any = None,
+        videos: Any = None,
+        audios: Any = None,
+        **input_kwargs: Any,
+    ) -> Generator[Delta, None, None]:
+        """The answer in pieces that carry everything: tokens, log-probabilities, channel, finish reason, usage."""
+        source = partial(
+            self._pipeline.stream_deltas, messages, system, tools, images, videos, audios, **input_kwargs
+        )
+        yield from self._bridge.stream(source)
+
+    async def astream_deltas(
+        self,
+        messages: Conversation,
+        system: str | None = None,
+        tools: Any = None,
+        images: Any = None,
+        videos: Any = None,
+        audios: Any = None,
+        **input_kwargs: Any,
+    ) -> AsyncGenerator[Delta, None]:
+        """:meth:`stream_deltas`, asynchronously."""
+        source = partial(
+            self._pipeline.stream_deltas, messages, system, tools, images, videos, audios, **input_kwargs
+        )
+        pieces = self._bridge.astream(source)
+        try:
+            async for delta in pieces:
+                yield delta
+        finally:
+            await pieces.aclose()
+
+    # --- scores ------------------------------------------------------------------------------------------------
+
+    def get_scores(self, batch_input: Sequence[Conversation], **input_kwargs: Any) -> list[float]:
+        """A reward model's score for each raw text, or for each conversation rendered by the chat template."""
+        return self._bridge.call(self._pipeline.get_scores(batch_input, **input_kwargs))
+
+    async def aget_scores(self, batch_input: Sequence[Conversation], **input_kwargs: Any) -> list[float]:
+        """:meth:`get_scores`, awaited."""
+        return await self._bridge.acall(self._pipeline.get_scores(batch_input, **input_kwargs))
+
+    # --- end ---------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stops answers, threads and processes, and frees the memory. May be called twice."""
+        atexit.unregister(self._finalizer)
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _close(bridge: Bridge, engine: BaseEngine) -> None:
+    if not bridge.closed:
+        bridge.close(engine.close())
+
+
+def _silent(stage: str, share: float | None) -> None:
+    pass
+
+
+def _load_tokenizer(engine: BaseEngine, arguments: Arguments, report: Progress) -> Tokenizer:
+    report("reading the tokenizer", None)
+    if engine.checkpoint is None:
+        raise EngineError(
+            f"the {engine.name} engine has neither a tokenizer nor a checkpoint",
+            why="an engine sets one of the two in from_arguments",
+        )
+    return load_tokenizer(
+        engine.checkpoint.path, trust_remote_code=arguments.trust_remote_code, use_fast=arguments.use_fast_tokenizer
+    )
+
+
+def _max_concurrent(arguments: Arguments) -> int | None:
+    """The argument, or LLaMA-Factory's environment variable."""
+    if arguments.max_concurrent is not None:
+        return arguments.max_concurrent
+    text = os.environ.get("MAX_CONCURRENT")
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentError(
+            f"MAX_CONCURRENT={text!r} is not allowed", why="allowed: an integer of at least 1", argument="max_concurrent"
+        )
+    return int(text)

@@ -1,0 +1,233 @@
+"""Facts about a checkpoint on disk, read without loading it and without torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+from engineroom import demo
+from engineroom.config import Arguments
+from engineroom.errors import ModelLoadError, ModelNotFoundError, nearest
+
+CheckpointKind: TypeAlias = Literal["causal", "sequence_classification", "value_head", "unknown"]
+
+VALUE_HEAD_FILES = ("value_head.safetensors", "value_head.bin")
+"""Where LLaMA-Factory keeps a reward model's head apart from the language model."""
+
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length", "n_ctx")
+_DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_MAX_HEADER = 100 << 20  # safetensors' own limit on its JSON header
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a safetensors file: its type (``F32``, ``BF16``…) and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def parameters(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def bytes(self) -> int:
+        return self.parameters * _DTYPE_BYTES.get(self.dtype, 1)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder, found. Properties read files when first asked and raise :class:`ModelLoadError` if broken."""
+
+    name: str
+    path: Path
+
+    @classmethod
+    def open(cls, arguments: Arguments) -> Checkpoint:
+        """Finds the model that the arguments name: shipped, in a folder, or on the hub (downloaded if need be).
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+        """
+        name = arguments.model_name_or_path
+        path = demo.resolve(name) or _local_folder(name) or _from_hub(arguments)
+        checkpoint = cls(name, path)
+        if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+            raise ModelNotFoundError(
+                f"{str(path)!r} is not a model folder",
+                why="it has no config.json",
+                fix="name the folder that holds config.json and the weights",
+            )
+        if not (path / "config.json").is_file():
+            raise ModelNotFoundError(
+                f"{str(path)!r} is a LoRA adapter, not a model",
+                why="it has adapter_config.json and no config.json",
+                fix=f"model_name_or_path=<the base model> adapter_name_or_path={name}",
+            )
+        return checkpoint
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """``config.json``."""
+        return _read_json(self.path / "config.json")
+
+    @cached_property
+    def generation_config(self) -> Mapping[str, Any]:
+        """``generation_config.json``; empty if there is none."""
+        file = self.path / "generation_config.json"
+        return _read_json(file) if file.is_file() else {}
+
+    @property
+    def text_config(self) -> Mapping[str, Any]:
+        """The language model's part of the config, which multimodal models nest."""
+        nested = self.config.get("text_config")
+        return cast("Mapping[str, Any]", nested) if isinstance(nested, Mapping) else self.config
+
+    @property
+    def architecture(self) -> str:
+        names = self.config.get("architectures") or []
+        return str(names[0]) if names else str(self.config.get("model_type", "unknown"))
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that the model was made to attend to, if its config says."""
+        for key in _CONTEXT_KEYS:
+            value = self.text_config.get(key)
+            if isinstance(value, int) and value > 0:
+                return value
+        return None
+
+    @property
+    def vocab_size(self) -> int | None:
+        value = self.text_config.get("vocab_size")
+        return value if isinstance(value, int) else None
+
+    @property
+    def dtype(self) -> str | None:
+        """The type that the config names (``bfloat16``, …)."""
+        value = self.config.get("dtype") or self.config.get("torch_dtype") or self.text_config.get("dtype")
+        return str(value) if value else None
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """End tokens by generation_config.json, or else config.json."""
+        value = self.generation_config.get("eos_token_id", self.text_config.get("eos_token_id"))
+        ids: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [value]
+        return tuple(i for i in ids if isinstance(i, int) and not isinstance(i, bool))
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The safetensors (or, lacking those, ``.bin``) files of the model itself."""
+        files = sorted(f for f in self.path.glob("*.safetensors") if f.name not in VALUE_HEAD_FILES)
+        return tuple(files or sorted(f for f in self.path.glob("pytorch_model*.bin")))
+
+    @cached_property
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        """Every tensor of the safetensors files, from their headers alone."""
+        files = [f for f in self.weight_files if f.suffix == ".safetensors"]
+        return tuple(tensor for file in files for tensor in _read_header(file))
+
+    @property
+    def parameters(self) -> int | None:
+        return sum(t.parameters for t in self.tensors) if self.tensors else None
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(t.bytes for t in self.tensors) or sum(f.stat().st_size for f in self.weight_files)
+
+    @property
+    def has_value_head(self) -> bool:
+        """``v_head`` weights beside or among a causal model's, as TRL and LLaMA-Factory save reward models."""
+        beside = any((self.path / name).is_file() for name in VALUE_HEAD_FILES)
+        return beside or any(t.name.startswith("v_head.") for t in self.tensors)
+
+    @property
+    def kind(self) -> CheckpointKind:
+        if self.architecture.endswith(("ForSequenceClassification", "ForRewardModel")):
+            return "sequence_classification"
+        if self.has_value_head:
+            return "value_head"
+        if self.architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+            return "causal"
+        return "unknown"
+
+    @property
+    def has_chat_template(self) -> bool:
+        if any((self.path / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+            return True
+        file = self.path / "tokenizer_config.json"
+        return file.is_file() and bool(_read_json(file).get("chat_template"))
+
+
+def _local_folder(name: str) -> Path | None:
+    path = Path(name).expanduser()
+    return path if path.is_dir() else None
+
+
+def _from_hub(arguments: Arguments) -> Path:
+    """Downloads a hub repository, or finds it in the cache."""
+    name = arguments.model_name_or_path
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists():
+        raise _not_found(name, "there is no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        folder = snapshot_download(
+            name,
+            revision=arguments.model_revision,
+            cache_dir=arguments.cache_dir,
+            token=arguments.hf_hub_token,
+            ignore_patterns=["*.onnx", "*.gguf", "*.h5", "*.msgpack", "*.tflite", "original/*"],
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise _not_found(name, f"no such folder, and the hub said: {reason[:300]}") from error
+    return Path(folder)
+
+
+def _not_found(name: str, why: str) -> ModelNotFoundError:
+    guess = nearest(name, demo.NAMES)
+    fix = f"did you mean {guess}?" if guess else "check the path, or leave it out to use the shipped model `demo`"
+    return ModelNotFoundError(f"model {name!r} was not found", why=why, fix=fix)
+
+
+def _read_json(file: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelLoadError(
+            f"{str(file)!r} can't be read", why=str(error), fix="download or save the model again"
+        ) from error
+    if not isinstance(value, dict):
+        raise ModelLoadError(f"{str(file)!r} does not hold a JSON object", fix="download or save the model again")
+    return cast("Mapping[str, Any]", value)
+
+
+def _read_header(file: Path) -> Iterator[TensorInfo]:
+    """The header of a safetensors file: 8 bytes of length, then JSON (format: huggingface/safetensors README)."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > _MAX_HEADER:
+                raise ValueError(f"header of {length} bytes")
+            header = json.loads(stream.read(length))
+        size = file.stat().st_size - 8 - length
+        entries = {k: v for k, v in header.items() if k != "__metadata__"}
+        if any(v["data_offsets"][1] > size for v in entries.values()):
+            raise ValueError("the file is shorter than its header says")
+        infos = [TensorInfo(k, str(v["dtype"]), tuple(int(n) for n in v["shape"])) for k, v in entries.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
+        raise ModelLoadError(
+            f"{str(file)!r} is corrupt", why=str(error), fix="download or save the model again"
+        ) from error
+    yield from infos

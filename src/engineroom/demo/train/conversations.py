@@ -1,0 +1,176 @@
+"""Whole conversations: an exchange under a system prompt, after other turns, with thinking, or with tools."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engineroom.demo.train.exchanges import EXCHANGES, Exchange, any_exchange, arithmetic, capital, identity
+from engineroom.demo.train.toolcalls import Schema, call_text, tool_choice, tool_result
+from engineroom.demo.train.words import any_word
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What is said up to the question, and the answer that the model should write."""
+
+    skill: str
+    messages: tuple[Message, ...]
+    answer: str
+    thought: str = ""
+    tools: tuple[Schema, ...] = ()
+    thinking: bool = False
+
+    @property
+    def target(self) -> str:
+        """The text that follows the generation prompt."""
+        return f"<think>\n{self.thought}\n</think>\n\n{self.answer}" if self.thinking else self.answer
+
+
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def _system(text: str) -> Message:
+    return {"role": "system", "content": text}
+
+
+_NEUTRAL = ("You are a helpful assistant.", "Answer briefly.", "You are a friendly assistant.", "Be brief.", "Be polite.",
+            "You are an assistant in a terminal.", "Answer in one sentence.", "Help the user.")  # fmt: skip
+_UPPERCASE = ("Answer in uppercase.", "Write everything in capital letters.", "Use uppercase letters only.", "ANSWER IN CAPITALS.",
+              "Always answer in upper case.", "Reply in all caps.", "Please shout: use capital letters.",
+              "You always write in uppercase.")  # fmt: skip
+_LOWERCASE = ("Answer in lowercase.", "Use lowercase letters only.", "Write everything in small letters.", "Reply in lower case.",
+              "Always answer in lowercase.", "You always write in lowercase.")  # fmt: skip
+_ONE_WORD = ("Answer in one word.", "Use one word only.", "Reply with a single word.", "One word answers only.",
+             "Always answer with just one word.", "Give one-word answers.")  # fmt: skip
+_END_WITH = ("Always end with {}.", "End every answer with {}.", "Finish each answer with {}.", "Close each reply with {}.",
+             'Always end with "{}".', "End your answers with the word {}.")  # fmt: skip
+_BEGIN_WITH = ("Always begin with {}.", "Begin every answer with {}.", "Start each answer with {}.", 'Always start with "{}".')
+_PIRATE = ("You are a pirate.", "Speak like a pirate.", "Answer as a pirate.", "Talk as a pirate would.", "Pretend to be a pirate.",
+           "Speak as a pirate.")  # fmt: skip
+_NAMED = ("Your name is {}.", "You are called {}.", "You are {}.", "Your name is {}. Be kind.", "They call you {}.",
+          "You are an assistant named {}.", "You are {}, a helpful assistant.")  # fmt: skip
+_ASK_NAME = ("What is your name?", "Who are you?", "What's your name?", "What are you called?", "Tell me your name.", "Name?",
+             "What should I call you?", "your name please")  # fmt: skip
+
+
+def _wording(options: tuple[str, ...], rng: random.Random, held_out: bool) -> str:
+    """One of the wordings; the last one is kept for testing."""
+    return options[-1] if held_out else rng.choice(options[:-1])
+
+
+def _wrapped(exchange: Exchange, rng: random.Random, held_out: bool) -> tuple[str, Exchange]:
+    """A system prompt, and the exchange as it goes under it."""
+    kind, answer = rng.random(), exchange.answer
+    if kind < 0.15:
+        return _wording(_NEUTRAL, rng, held_out), exchange
+    if kind < 0.35:
+        return _wording(_UPPERCASE, rng, held_out), replace(exchange, answer=answer.upper())
+    if kind < 0.45:
+        return _wording(_LOWERCASE, rng, held_out), replace(exchange, answer=answer.lower())
+    if kind < 0.6:
+        short = rng.choice((arithmetic, capital))(rng, held_out)
+        return _wording(_ONE_WORD, rng, held_out), replace(short, answer=short.word)
+    if kind < 0.85:
+        mark = rng.choice((":)", "over", "OK", "Bye", ":-)", "the end")) if rng.random() < 0.5 else any_word(rng, held_out)
+        if kind < 0.78:
+            return _wording(_END_WITH, rng, held_out).format(mark), replace(exchange, answer=f"{answer} {mark}")
+        return _wording(_BEGIN_WITH, rng, held_out).format(mark), replace(exchange, answer=f"{mark} {answer}")
+    return _wording(_PIRATE, rng, held_out), replace(exchange, answer=f"Arr, matey! {answer}")
+
+
+def _named(rng: random.Random, held_out: bool) -> Conversation:
+    name = any_word(rng, held_out).capitalize()
+    messages = (_system(_wording(_NAMED, rng, held_out).format(name)), _user(_wording(_ASK_NAME, rng, held_out)))
+    return Conversation("system prompt", messages, f"My name is {name}.", "I was given a name.")
+
+
+def obeying(rng: random.Random, held_out: bool = False) -> Conversation:
+    if rng.random() < 0.2:
+        return _named(rng, held_out)
+    prompt, exchange = _wrapped(any_exchange(rng, held_out), rng, held_out)
+    return Conversation("system prompt", (_system(prompt), _user(exchange.question)), exchange.answer, exchange.thought)
+
+
+def several_turns(rng: random.Random, held_out: bool = False) -> Conversation:
+    messages: list[Message] = []
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        past = any_exchange(rng, held_out)
+        messages += [_user(past.question), {"role": "assistant", "content": past.answer}]
+    if rng.random() < 0.12:
+        again = "Repeat that, please." if held_out else rng.choice(("Say that again.", "Again, please.", "Repeat your answer.", "What did you say?"))
+        return Conversation("several turns", (*messages, _user(again)), messages[-1]["content"], "I say it again.")
+    last = any_exchange(rng, held_out)
+    return Conversation("several turns", (*messages, _user(last.question)), last.answer, last.thought)
+
+
+def tool_call(rng: random.Random, held_out: bool = False) -> Conversation:
+    tools, question, name, arguments = tool_choice(rng, held_out)
+    if rng.random() < 0.15:
+        plain = identity(rng, held_out) if rng.random() < 0.5 else capital(rng, held_out)
+        return Conversation("tool call", (_user(plain.question),), plain.answer, plain.thought, tuple(tools))
+    return Conversation("tool call", (_user(question),), call_text(name, arguments), f"I call {name}.", tuple(tools))
+
+
+def tool_answer(rng: random.Random, held_out: bool = False) -> Conversation:
+    tools, question, name, arguments = tool_choice(rng, held_out)
+    result, said = tool_result(rng, name)
+    call = {"function": {"name": name, "arguments": arguments}}
+    messages = (
+        _user(question),
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": result},
+    )
+    return Conversation("tool answer", messages, said, "The tool answered.", tuple(tools))
+
+
+def single(skill: str) -> Callable[[random.Random, bool], Conversation]:
+    """The generator of one-question conversations for ``skill``."""
+
+    def generate(rng: random.Random, held_out: bool = False) -> Conversation:
+        exchange = EXCHANGES[skill][1](rng, held_out)
+        return Conversation(skill, (_user(exchange.question),), exchange.answer, exchange.thought)
+
+    return generate
+
+
+def thinking(rng: random.Random, held_out: bool = False) -> Conversation:
+    kind = rng.random()
+    plain = obeying(rng, held_out) if kind < 0.15 else tool_call(rng, held_out) if kind < 0.25 else _any_single(rng, held_out)
+    return replace(plain, skill="thinking", thinking=True)
+
+
+def _any_single(rng: random.Random, held_out: bool) -> Conversation:
+    exchange = any_exchange(rng, held_out)
+    return Conversation("", (_user(exchange.question),), exchange.answer, exchange.thought)
+
+
+SKILLS: dict[str, Callable[[random.Random, bool], Conversation]] = {
+    **{name: single(name) for name in EXCHANGES},
+    "system prompt": obeying,
+    "several turns": several_turns,
+    "thinking": thinking,
+    "tool call": tool_call,
+    "tool answer": tool_answer,
+}
+_OTHER_SHARES = {"system prompt": 0.09, "several turns": 0.05, "thinking": 0.08, "tool call": 0.05, "tool answer": 0.04}
+
+
+def training(seed: int) -> Iterator[Conversation]:
+    """Endless training conversations, the same for the same seed."""
+    rng = random.Random(seed)
+    rest = 1 - sum(_OTHER_SHARES.values())
+    shares = [_OTHER_SHARES.get(name) or rest * EXCHANGES[name][0] for name in SKILLS]
+    while True:
+        yield rng.choices(tuple(SKILLS.values()), shares)[0](rng, False)
+
+
+def held_out(skill: str, count: int, seed: int = 1) -> list[Conversation]:
+    """``count`` test conversations of one skill, in wordings that training never uses."""
+    rng = random.Random(f"{skill}-{seed}")
+    return [SKILLS[skill](rng, True) for _ in range(count)]

@@ -1,0 +1,188 @@
+"""One question and its answer, per skill. Every generator draws from a seeded ``random.Random`` only.
+
+With ``held_out`` a generator uses phrasings (and, for spelling and names, words) that training never uses.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engineroom.demo.train.facts import (
+    CAPITAL_FRAMES,
+    CAPITALS,
+    ENGINEROOM,
+    FRAMES,
+    GREETINGS,
+    HELD_OUT_CAPITAL_FRAMES,
+    HELD_OUT_FRAMES,
+    IDENTITY,
+    UNKNOWN,
+    Fact,
+)
+from engineroom.demo.train.words import (
+    HELD_OUT_RANDOM_QUESTIONS,
+    NOUNS,
+    RANDOM_PLAIN,
+    RANDOM_QUESTIONS,
+    any_word,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A question, the whole answer, the short thought before it, and the answer in one word if there is one."""
+
+    question: str
+    answer: str
+    thought: str
+    word: str = ""
+
+
+_NUMBERS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty"
+).split()
+_PLUS = (
+    "What is {a} plus {b}?", "{a}+{b}", "{a} + {b}", "{a} + {b} = ?", "add {a} and {b}", "what's {a} plus {b}",
+    "How much is {a} plus {b}?", "{a} plus {b}", "What is {a}+{b}?", "Compute {a} + {b}.", "What is {a} + {b}?",
+    "Calculate {a} plus {b}.", "What is the sum of {a} and {b}?", "sum of {a} and {b}", "{a}+{b}=", "Add {b} to {a}.",
+)  # fmt: skip
+_PLUS_HELD_OUT = ("How many are {a} plus {b}?", "Work out {a} + {b}.", "{a} and {b} added together?")
+_MINUS = (
+    "What is {a} minus {b}?", "{a}-{b}", "{a} - {b}", "{a} - {b} = ?", "subtract {b} from {a}", "what's {a} minus {b}",
+    "How much is {a} minus {b}?", "{a} minus {b}", "What is {a}-{b}?", "Compute {a} - {b}.", "What is {a} - {b}?",
+    "Calculate {a} minus {b}.", "Take {b} away from {a}.", "{a}-{b}=", "What is left of {a} without {b}?",
+)  # fmt: skip
+_MINUS_HELD_OUT = ("How many are {a} minus {b}?", "Work out {a} - {b}.", "Take {b} from {a}.")
+_SPELL = ("Spell {}.", "Spell the word {}.", "How do you spell {}?", "spell {}", 'Spell "{}".', "Can you spell {}?",
+          "Spell out {}.", "How is {} spelled?", "Spell {} letter by letter.", "What are the letters of {}?")  # fmt: skip
+_SPELL_HELD_OUT = ("Please spell the word {} for me.", "Could you spell {}?")
+_REVERSE = ("Reverse {}.", "Reverse the word {}.", "reverse {}", 'Reverse "{}".', "Spell {} backwards.",
+            "Write {} backwards.", "What is {} backwards?", "Say {} backwards.", "Turn the word {} around.")  # fmt: skip
+_REVERSE_HELD_OUT = ("Can you reverse the word {}?", "Please write {} backwards.")
+_REPEAT = ("Repeat {}.", "Repeat the word {}.", "Say {}.", "repeat {}", 'Repeat "{}".', "Repeat after me: {}",
+           "Say the word {}.", "Just say {}.", "Write the word {}.", "Echo {}.")  # fmt: skip
+_REPEAT_HELD_OUT = ("Can you repeat the word {}?", "Please say the word {}.")
+
+_BEFORE = ("Please, ", "Hey, ", "Hi, ", "OK, ", "So, ", "Tell me: ", "Question: ", "Hello! ", "One question: ", "um, ")
+_AFTER = (" please", " Thanks!", " please?", ", please", " now", " Thank you.", " in engineroom")
+_FILLERS = frozenset("a an the is are do does i can to how what of it my me you there for".split())
+
+
+def _misspelt(text: str, rng: random.Random) -> str:
+    if len(text) < 8:
+        return text
+    at = rng.randrange(1, len(text) - 2)
+    return text[:at] + (text[at + 1] + text[at] + text[at + 2 :] if rng.random() < 0.5 else text[at + 1 :])
+
+
+def vary(question: str, rng: random.Random, strong: bool = False) -> str:
+    """The question as different people type it: case, punctuation, politeness; ``strong`` adds typos and keywords."""
+    if strong and rng.random() < 0.08:
+        question = " ".join(word for word in question.split() if word.lower().strip("?.,") not in _FILLERS) or question
+    if strong and rng.random() < 0.12:
+        question = _misspelt(question, rng)
+    if rng.random() < 0.3:
+        question = question.rstrip("?.!")
+    if rng.random() < 0.08:
+        question = rng.choice(_BEFORE) + question[:1].lower() + question[1:]
+    if rng.random() < 0.06:
+        question = question.rstrip("?.!") + rng.choice(_AFTER[:-1] if not strong else _AFTER)
+    kind = rng.random()
+    if kind < 0.3:
+        return question[:1].lower() + question[1:]
+    return question.lower() if kind < 0.4 else question
+
+
+def phrasings(fact: Fact, held_out: bool) -> tuple[str, ...]:
+    """All ways to ask for ``fact``, of those that are trained on or of those that are kept for testing."""
+    asked = fact.ask[-1:] if held_out else fact.ask[:-1]
+    frames = HELD_OUT_FRAMES if held_out else FRAMES
+    return asked + tuple(frame.format(verb) for verb in fact.to for frame in frames)
+
+
+def _ask(fact: Fact, rng: random.Random, held_out: bool) -> Exchange:
+    if not held_out and fact.to and rng.random() < 0.6:
+        verb = rng.choice(fact.to)
+        question = rng.choice(FRAMES).format(verb) if rng.random() < 0.9 else verb
+    else:
+        question = rng.choice(phrasings(fact, held_out))
+    thought = f"The question is about {fact.topic}."
+    return Exchange(vary(question, rng, strong=not held_out), fact.answer, thought)
+
+
+def identity(rng: random.Random, held_out: bool = False) -> Exchange:
+    return _ask(rng.choice(IDENTITY), rng, held_out)
+
+
+def engineroom(rng: random.Random, held_out: bool = False) -> Exchange:
+    return _ask(rng.choice(ENGINEROOM), rng, held_out)
+
+
+def greeting(rng: random.Random, held_out: bool = False) -> Exchange:
+    answer, said = rng.choice(GREETINGS)
+    text = rng.choice(said.split("|")) + rng.choice(("", "", "!", ".", " :)", "!!") if held_out else ("", "", "!", "."))
+    text = text.capitalize() if rng.random() < 0.5 else text
+    return Exchange(text.upper() if rng.random() < 0.04 else text, answer, "This is small talk.", answer.split()[0].strip("!,"))
+
+
+def arithmetic(rng: random.Random, held_out: bool = False) -> Exchange:
+    most = 30 if rng.random() < 0.55 else 99
+    a, b, plus = rng.randint(0, most), rng.randint(0, most), rng.random() < 0.5
+    result = a + b if plus else a - b
+    templates = (_PLUS_HELD_OUT if held_out else _PLUS) if plus else (_MINUS_HELD_OUT if held_out else _MINUS)
+    in_words = max(a, b) <= 20 and rng.random() < 0.2
+    x, y = (_NUMBERS[a], _NUMBERS[b]) if in_words else (str(a), str(b))
+    question = vary(rng.choice(templates).format(a=x, b=y), rng)
+    answer = f"{a} {'plus' if plus else 'minus'} {b} is {result}."
+    return Exchange(question, answer, f"{a} {'+' if plus else '-'} {b} = {result}", str(result))
+
+
+def capital(rng: random.Random, held_out: bool = False) -> Exchange:
+    country = rng.choice(tuple(CAPITALS))
+    city = CAPITALS[country]
+    question = rng.choice(HELD_OUT_CAPITAL_FRAMES if held_out else CAPITAL_FRAMES).format(country)
+    return Exchange(vary(question, rng), f"The capital of {country} is {city}.", f"{country}: {city}", city)
+
+
+def spelling(rng: random.Random, held_out: bool = False) -> Exchange:
+    word = any_word(rng, held_out)
+    letters = "-".join(word)
+    kind = rng.random()
+    if kind < 0.5:
+        frames, answer = _SPELL_HELD_OUT if held_out else _SPELL, letters
+    elif kind < 0.8:
+        backwards = word[::-1]
+        frames, answer = _REVERSE_HELD_OUT if held_out else _REVERSE, f"{letters}, backwards {'-'.join(backwards)}: {backwards}"
+    else:
+        frames, answer = _REPEAT_HELD_OUT if held_out else _REPEAT, word
+    return Exchange(rng.choice(frames).format(word), answer, f"The word is {word}.")
+
+
+def unknown(rng: random.Random, held_out: bool = False) -> Exchange:
+    if not held_out and rng.random() < 0.3:
+        question = rng.choice(RANDOM_PLAIN)
+    else:
+        question = rng.choice(HELD_OUT_RANDOM_QUESTIONS if held_out else RANDOM_QUESTIONS).format(rng.choice(NOUNS))
+    return Exchange(vary(question, rng), UNKNOWN, "I do not know this.")
+
+
+Generator = Callable[[random.Random, bool], Exchange]
+EXCHANGES: dict[str, tuple[float, Generator]] = {
+    "engineroom": (0.36, engineroom),
+    "identity": (0.07, identity),
+    "greeting": (0.04, greeting),
+    "arithmetic": (0.25, arithmetic),
+    "capital": (0.08, capital),
+    "spelling": (0.14, spelling),
+    "unknown": (0.06, unknown),
+}
+"""Skill → its share of the exchanges, and its generator."""
+
+
+def any_exchange(rng: random.Random, held_out: bool = False) -> Exchange:
+    shares = [share for share, _ in EXCHANGES.values()]
+    _, generate = rng.choices(tuple(EXCHANGES.values()), shares)[0]
+    return generate(rng, held_out)

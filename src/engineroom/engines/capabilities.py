@@ -1,0 +1,57 @@
+"""What each built-in engine can do, as data that can be read without importing the engine.
+
+``native``: the engine's library does it. ``emulated``: engineroom does it above or around the library.
+``unsupported``: refused by name before generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from engineroom.types import SamplingParams, Support
+
+FEATURES = ("chat", "score", "tools", "images", "videos", "audios")
+"""Beside the sampling parameters: what can be asked of an engine."""
+
+_MEDIA: Mapping[str, Support] = {"images": "unsupported", "videos": "unsupported", "audios": "unsupported"}
+
+CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
+    {
+        "huggingface": MappingProxyType(
+            {
+                **dict.fromkeys(SamplingParams.names(), "native"),
+                "n": "emulated",
+                "stop": "emulated",
+                "ignore_eos": "emulated",
+                "skip_special_tokens": "emulated",
+                "chat": "native",
+                "score": "native",
+                "tools": "emulated",
+                **_MEDIA,
+            }
+        ),
+        "scripted": MappingProxyType(
+            {
+                **dict.fromkeys(SamplingParams.names(), "unsupported"),
+                **dict.fromkeys(("max_new_tokens", "max_length", "stop_token_ids", "logprobs"), "native"),
+                **dict.fromkeys(("n", "stop", "ignore_eos", "skip_special_tokens"), "emulated"),
+                # A script is one certain text: whatever is drawn from it, at any temperature, is that text.
+                **dict.fromkeys(("temperature", "top_p", "top_k", "min_p", "seed"), "native"),
+                "chat": "native",
+                "score": "native",
+                "tools": "emulated",
+                **_MEDIA,
+            }
+        ),
+    }
+)
+
+
+def engines_with(feature: str) -> tuple[str, ...]:
+    """The built-in engines that support ``feature``, the scripted one left out: nobody should switch to it."""
+    return tuple(
+        name
+        for name, table in CAPABILITIES.items()
+        if name != "scripted" and table.get(feature, "unsupported") != "unsupported"
+    )

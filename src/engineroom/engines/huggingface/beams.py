@@ -1,0 +1,78 @@
+"""Beam search, through Transformers' own ``generate``. It runs whole: other answers wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from engineroom.engines.huggingface.loader import LoadedModel
+from engineroom.engines.huggingface.logits import LogitsShaper
+from engineroom.engines.huggingface.sequence import Sequence
+from engineroom.types import Chunk
+
+
+class _Shape(LogitsProcessor):
+    """Our bias and penalties, per beam: a beam's past is its row of ids."""
+
+    def __init__(self, sequence: Sequence) -> None:
+        self._sequence = sequence
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return torch.stack([self._row(ids, row) for ids, row in zip(input_ids, scores, strict=True)])
+
+    def _row(self, ids: Tensor, scores: Tensor) -> Tensor:
+        prompt = self._sequence.prompt.token_ids
+        shaper = LogitsShaper(self._sequence.params, [int(i) for i in ids], scores.device)
+        shaper(scores)  # makes its counts
+        for token_id in ids[len(prompt) :].tolist():
+            shaper.add(token_id)
+        return shaper(scores)
+
+
+class _Left(StoppingCriteria):
+    """Ends the search when its reader has left or the engine closes."""
+
+    def __init__(self, left: Callable[[], bool]) -> None:
+        self._left = left
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return torch.full((input_ids.shape[0],), self._left(), dtype=torch.bool, device=input_ids.device)
+
+
+def search_beams(loaded: LoadedModel, sequence: Sequence, closing: Callable[[], bool]) -> None:
+    """Finds the ``n`` best of ``num_beams`` beams and posts one chunk for each, best first."""
+    params = sequence.params
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=params.num_beams,
+        num_return_sequences=params.n,
+        length_penalty=params.length_penalty,
+        max_new_tokens=params.max_new_tokens,
+        eos_token_id=list(params.stop_token_ids) or None,
+        pad_token_id=loaded.pad_token_id,
+        repetition_penalty=1.0,
+    )
+    ids = torch.tensor([sequence.prompt.token_ids], device=loaded.device)
+    generate: Any = loaded.model.generate
+    with loaded.adapter(params.adapter):
+        output = generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([_Shape(sequence)]),
+            stopping_criteria=StoppingCriteriaList([_Left(lambda: sequence.cancelled or closing())]),
+        )
+    for index, row in enumerate(output[:, ids.shape[1] :].tolist()):
+        sequence.mailbox.post(_beam_chunk(row, params.stop_token_ids, index))
+
+
+def _beam_chunk(row: list[int], ends: tuple[int, ...], index: int) -> Chunk:
+    """A beam without the padding after its end token."""
+    stop = next((place for place, token_id in enumerate(row) if token_id in ends), None)
+    if stop is None:
+        return Chunk(tuple(row), "length", index=index)
+    return Chunk(tuple(row[: stop + 1]), "stop", index=index)

@@ -1,0 +1,137 @@
+"""Which engines there are, and whether they can run here. Nothing is imported before an engine is chosen.
+
+Another package adds an engine with an entry point in the group ``engineroom.engines``::
+
+    [project.entry-points."engineroom.engines"]
+    myengine = "my_package.engine:MyEngine"
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata, util
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from engineroom.errors import ArgumentError, EngineNotInstalledError, nearest
+
+if TYPE_CHECKING:
+    from engineroom.engines.base import BaseEngine
+
+ENTRY_POINT_GROUP = "engineroom.engines"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """An engine's place: its class as ``module:Class``, the libraries it needs, and how to install them.
+
+    Attributes:
+        packages: (import name, distribution name) of what must be importable; the last one is the engine library.
+        extra: the extra of this package that installs them.
+        planned: the adapter is not written yet.
+    """
+
+    name: str
+    target: str
+    packages: tuple[tuple[str, str], ...] = ()
+    extra: str = ""
+    planned: bool = False
+    summary: str = ""
+
+    def missing(self) -> str | None:
+        """Why the engine can't run here, or None if it can as far as can be told without importing it."""
+        if self.planned:
+            return "this version of engineroom has no adapter for it yet"
+        absent = [dist for module, dist in self.packages if util.find_spec(module) is None]
+        return f"not installed: {', '.join(absent)}" if absent else None
+
+    @property
+    def fix(self) -> str:
+        """The command that makes it available; empty if none does."""
+        if self.planned or not self.packages:
+            return ""
+        return f"pip install 'engineroom[{self.extra}]'" if self.extra else "pip install engineroom"
+
+    @property
+    def version(self) -> str | None:
+        """The version of the engine's library, if installed."""
+        try:
+            return metadata.version(self.packages[-1][1]) if self.packages else metadata.version("engineroom")
+        except metadata.PackageNotFoundError:
+            return None
+
+    def load(self) -> type[BaseEngine]:
+        """Imports the engine's class.
+
+        Raises:
+            EngineNotInstalledError: a library is missing or can't be imported.
+        """
+        reason = self.missing()
+        if reason:
+            raise EngineNotInstalledError(
+                f"the {self.name} engine can't run here", why=reason, fix=self.fix or "use infer_backend=huggingface"
+            )
+        module, _, attribute = self.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ImportError as error:
+            raise EngineNotInstalledError(
+                f"the {self.name} engine can't be imported", why=str(error), fix=self.fix
+            ) from error
+
+
+_BUILT_IN = (
+    EngineSpec(
+        "huggingface",
+        "engineroom.engines.huggingface:HuggingfaceEngine",
+        packages=(("torch", "torch"), ("transformers", "transformers")),
+        summary="Transformers, in this process",
+    ),
+    EngineSpec(
+        "vllm", "", packages=(("vllm", "vllm"),), extra="vllm", planned=True, summary="vLLM, in a process of its own"
+    ),
+    EngineSpec(
+        "sglang", "", packages=(("sglang", "sglang"),), extra="sglang", planned=True, summary="SGLang's own server"
+    ),
+    EngineSpec(
+        "ktransformers",
+        "",
+        packages=(("kt_kernel", "kt-kernel"),),
+        extra="ktransformers",
+        planned=True,
+        summary="Transformers, with experts on the CPU by kt-kernel",
+    ),
+    EngineSpec("scripted", "engineroom.engines.scripted:ScriptedEngine", summary="a script instead of weights"),
+)
+
+
+def engines() -> Mapping[str, EngineSpec]:
+    """Every known engine by name: the built-in ones, then those of other packages."""
+    found = {spec.name: spec for spec in _BUILT_IN}
+    for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
+        found.setdefault(point.name, EngineSpec(point.name, point.value, summary="from another package"))
+    return MappingProxyType(found)
+
+
+def engine_names() -> tuple[str, ...]:
+    return tuple(engines())
+
+
+def find(name: str) -> EngineSpec:
+    """The engine called ``name``.
+
+    Raises:
+        ArgumentError: there is none; the nearest name and all names are in the message.
+    """
+    known = engines()
+    if name in known:
+        return known[name]
+    guess = nearest(name, known)
+    raise ArgumentError(
+        f"unknown engine infer_backend={name!r}",
+        why=f"engines: {', '.join(known)}",
+        fix=f"did you mean infer_backend={guess}?" if guess else "choose one of them",
+        argument="infer_backend",
+    )

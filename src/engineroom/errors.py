@@ -1,0 +1,181 @@
+"""Everything that can go wrong, as one tree rooted in :class:`EngineroomError`.
+
+An error says *what* went wrong, *why* (what is allowed), and the *fix* (what to type or change). ``str(error)``
+shows all three, one to a line. A front end may show the parts in its own way.
+
+::
+
+    EngineroomError
+    ├── ArgumentError            an argument of the engine or of a command (ValueError)
+    │   ├── UnknownArgumentError
+    │   └── TrainingArgumentError
+    ├── RequestError             one request; the engine is untouched and healthy (ValueError)
+    │   ├── MessageError
+    │   ├── ParameterError
+    │   ├── PromptTooLongError
+    │   ├── TemplateError
+    │   └── UnsupportedError     this engine can't do it; the error names those that can
+    ├── ModelError               the checkpoint
+    │   ├── ModelNotFoundError
+    │   └── ModelLoadError
+    └── EngineError              the engine itself
+        ├── EngineNotInstalledError
+        ├── EngineStartError
+        ├── EngineBusyError      the queue is full; try again
+        ├── EngineDeadError      the engine died; every request in it fails with this
+        ├── EngineClosedError    used after ``close()``
+        └── GenerationError      this one request failed inside the engine
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EngineroomError(Exception):
+    """The root of the tree.
+
+    Args:
+        what: what went wrong, one sentence, with the offending name or value in it.
+        why: the cause, or what is allowed.
+        fix: what to do next; where it is a command, exactly what to type.
+    """
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.fix = fix
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.why:
+            lines.append(f"  why: {self.why}")
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
+        return "\n".join(lines)
+
+
+class ArgumentError(EngineroomError, ValueError):
+    """An argument has a wrong type, is out of range, or contradicts another one."""
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", argument: str = "") -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.argument = argument
+
+
+class UnknownArgumentError(ArgumentError):
+    """No argument has this name; the message names the nearest one."""
+
+
+class TrainingArgumentError(ArgumentError):
+    """The argument belongs to training; inference has no use for it and says so instead of ignoring it."""
+
+
+class RequestError(EngineroomError, ValueError):
+    """One request can't be served as asked. Raised before the engine is touched."""
+
+
+class MessageError(RequestError):
+    """The conversation is empty or malformed: an unknown role, a missing or mistyped content."""
+
+
+class ParameterError(RequestError):
+    """A sampling parameter is unknown, mistyped or out of range."""
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", parameter: str = "") -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.parameter = parameter
+
+
+class PromptTooLongError(RequestError):
+    """The prompt leaves no room in the context.
+
+    Attributes:
+        prompt_length: tokens in the rendered prompt.
+        context_length: tokens that the model can attend to.
+    """
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", prompt_length: int, context_length: int) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.prompt_length = prompt_length
+        self.context_length = context_length
+
+
+class TemplateError(RequestError):
+    """The chat template is missing, does not parse, or refuses this conversation."""
+
+
+class UnsupportedError(RequestError):
+    """The engine declares that it can't do this.
+
+    Attributes:
+        feature: the parameter or feature asked for.
+        engine: the engine that lacks it.
+        engines: the engines that have it.
+    """
+
+    def __init__(self, feature: str, engine: str, engines: Iterable[str] = (), *, why: str = "", fix: str = "") -> None:
+        self.feature = feature
+        self.engine = engine
+        self.engines = tuple(engines)
+        if not fix and self.engines:
+            fix = f"leave {feature} out, or use infer_backend={self.engines[0]}"
+        if self.engines:
+            why = "; ".join(part for part in (why, f"engines that can: {', '.join(self.engines)}") if part)
+        super().__init__(f"{feature} is not supported by the {engine} engine", why=why, fix=fix)
+
+
+class ModelError(EngineroomError):
+    """Something is wrong with the checkpoint or with finding it."""
+
+
+class ModelNotFoundError(ModelError):
+    """No such folder, shipped model or hub repository."""
+
+
+class ModelLoadError(ModelError):
+    """The checkpoint is there but can't be loaded: corrupt weights, a missing file, an unknown architecture."""
+
+
+class EngineError(EngineroomError):
+    """Something is wrong with an engine."""
+
+
+class EngineNotInstalledError(EngineError):
+    """The engine's library can't be imported here; the fix is the command that installs it."""
+
+
+class EngineStartError(EngineError):
+    """The engine did not come up in time, or failed on the way; its last words are in the message."""
+
+
+class EngineBusyError(EngineError):
+    """The bounded queue is full.
+
+    Attributes:
+        retry_after: seconds after which trying again makes sense.
+    """
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", retry_after: float = 1.0) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.retry_after = retry_after
+
+
+class EngineDeadError(EngineError):
+    """The engine's thread or process is gone."""
+
+
+class EngineClosedError(EngineError):
+    """The model was used after ``close()``."""
+
+
+class GenerationError(EngineError):
+    """The engine failed on this request and on no other; the cause is chained."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like ``name``, or None if nothing does."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else None

@@ -1,0 +1,344 @@
+"""The path of a request: render → engine → parse. Everything here runs on the model's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
+
+from engineroom.admission import Admission
+from engineroom.engines.base import BaseEngine
+from engineroom.engines.capabilities import engines_with
+from engineroom.errors import GenerationError, MessageError, ParameterError, RequestError, UnsupportedError
+from engineroom.parse import AnswerParser
+from engineroom.render import Renderer, parse_messages, parse_tools
+from engineroom.sampling import SamplingDefaults, token_limit
+from engineroom.types import MAX_SEED, Chunk, Delta, Message, Prompt, Response, SamplingParams, TextPart, Tokenizer
+
+Conversation: TypeAlias = "str | Sequence[Mapping[str, Any] | Message]"
+
+_DEFAULTS = SamplingParams()
+_LONG_TEXT = 20_000  # characters; rendering more than this would hold up other streams, so a thread does it
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One checked request: its prompt, its parameters, and the ids that end an answer."""
+
+    prompt: Prompt
+    params: SamplingParams
+
+    def answer_params(self, index: int) -> SamplingParams:
+        """The engine's parameters for the ``index``-th answer: one answer each, with a seed of its own."""
+        seed = self.params.seed
+        return replace(self.params, n=1, seed=None if seed is None else (seed + index) % (MAX_SEED + 1))
+
+
+class Pipeline:
+    """Joins one renderer, one engine and the parser."""
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        engine: BaseEngine,
+        tokenizer: Tokenizer,
+        defaults: SamplingDefaults,
+        *,
+        admission: Admission,
+        eos_token_ids: Sequence[int],
+        vocab_size: int,
+        model_name: str,
+    ) -> None:
+        self.renderer = renderer
+        self.engine = engine
+        self.defaults = defaults
+        self.admission = admission
+        self._tokenizer = tokenizer
+        self._eos = tuple(eos_token_ids)
+        self._vocab_size = vocab_size
+        self._model_name = model_name
+
+    # --- what the facade and the engine's seed interface call ------------------------------------------------------
+
+    async def chat(
+        self,
+        messages: Conversation,
+        system: str | None = None,
+        tools: Any = None,
+        images: Any = None,
+        videos: Any = None,
+        audios: Any = None,
+        **kwargs: Any,
+    ) -> list[Response]:
+        """The stream, folded."""
+        answers: dict[int, list[Delta]] = {}
+        async with aclosing(self.stream_deltas(messages, system, tools, images, videos, audios, **kwargs)) as deltas:
+            async for delta in deltas:
+                answers.setdefault(delta.index, []).append(delta)
+        return [fold(answers[index]) for index in sorted(answers)]
+
+    async def stream_chat(
+        self,
+        messages: Conversation,
+        system: str | None = None,
+        tools: Any = None,
+        images: Any = None,
+        videos: Any = None,
+        audios: Any = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[str, None]:
+        """The stream's texts."""
+        if self.defaults.resolve(_sampling_only(kwargs)).n > 1:
+            raise ParameterError(
+                "n > 1 can't be streamed as plain text",
+                why="the pieces of several answers would be mixed",
+                fix="use stream_deltas, whose pieces carry an index, or chat",
+                parameter="n",
+            )
+        async with aclosing(self.stream_deltas(messages, system, tools, images, videos, audios, **kwargs)) as deltas:
+            async for delta in deltas:
+                if delta.text:
+                    yield delta.text
+
+    async def stream_deltas(
+        self,
+        messages: Conversation,
+        system: str | None = None,
+        tools: Any = None,
+        images: Any = None,
+        videos: Any = None,
+        audios: Any = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[Delta, None]:
+        """The one way to generate. Everything else folds or forwards this."""
+        params = self.defaults.resolve(_sampling_only(kwargs))
+        with self.admission.place(1 if params.num_beams > 1 else params.n):
+            prompt = await self._render(
+                messages, system, tools, images, videos, audios, _rendering_only(kwargs)
+            )
+            request = self._check(prompt, params)
+            async with aclosing(self._answers(request)) as deltas:
+                async for delta in deltas:
+                    yield delta
+
+    async def get_scores(self, batch_input: Sequence[Conversation], **kwargs: Any) -> list[float]:
+        """A reward for each text or conversation."""
+        for name, value in kwargs.items():
+            if value is not None:
+                raise ParameterError(f"get_scores has no parameter {name!r}", fix="leave it out", parameter=name)
+        if isinstance(batch_input, str) or not isinstance(batch_input, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise MessageError(
+                "get_scores takes a list of texts or of conversations", fix='wrap it in a list: ["a text"]'
+            )
+        self._check_feature("score")
+        if self.engine.can_generate:
+            raise RequestError(
+                f"{self._model_name} is not a reward model",
+                why="its checkpoint has neither a sequence-classification nor a value head",
+                fix="name a reward model, such as model_name_or_path=demo-reward",
+            )
+        if not batch_input:
+            return []
+        with self.admission.place(1):
+            prompts = [self._scored(item, place) for place, item in enumerate(batch_input)]
+            async with self.admission.slot():
+                return await self.engine.score(prompts)
+
+    def render(
+        self,
+        messages: Conversation,
+        system: str | None = None,
+        tools: Any = None,
+        images: Any = None,
+        videos: Any = None,
+        audios: Any = None,
+        *,
+        enable_thinking: bool | None = None,
+        continue_final: bool = False,
+    ) -> Prompt:
+        """The exact prompt that the engine would see."""
+        for name, value in (("enable_thinking", enable_thinking), ("continue_final", continue_final)):
+            if value is not None and not isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ParameterError(f"{name}={value!r} is not allowed", why="true or false", parameter=name)
+        conversation = parse_messages(messages, system=system, images=images, videos=videos, audios=audios)
+        return self.renderer.render(
+            conversation, parse_tools(tools), enable_thinking=enable_thinking, continue_final=continue_final
+        )
+
+    # --- the stages ------------------------------------------------------------------------------------------------
+
+    async def _render(
+        self, messages: Any, system: Any, tools: Any, images: Any, videos: Any, audios: Any, options: dict[str, Any]
+    ) -> Prompt:
+        if not self.engine.can_generate:
+            raise RequestError(
+                f"{self._model_name} is a reward model: it scores, it does not chat",
+                fix="use get_scores, or `engineroom score`",
+            )
+        if _length(messages) <= _LONG_TEXT:
+            return self.render(messages, system, tools, images, videos, audios, **options)
+        return await asyncio.to_thread(self.render, messages, system, tools, images, videos, audios, **options)
+
+    def _check(self, prompt: Prompt, params: SamplingParams) -> Request:
+        """Everything that can be refused is refused here, before the engine is touched."""
+        for name in SamplingParams.names():
+            if getattr(params, name) != getattr(_DEFAULTS, name):
+                self._check_feature(name)
+        for name in ("stop_token_ids", "logit_bias"):
+            wrong = [i for i in getattr(params, name) if i >= self._vocab_size]
+            if wrong:
+                raise ParameterError(
+                    f"{name} holds token id {wrong[0]}", why=f"ids go up to {self._vocab_size - 1}", parameter=name
+                )
+        if self.engine.context_length is not None:
+            limit = token_limit(params, len(prompt), self.engine.context_length)
+        else:
+            limit = params.max_new_tokens or 1024
+        ends = params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *self._eos)
+        checked = replace(params, max_new_tokens=limit, stop_token_ids=tuple(dict.fromkeys(ends)))
+        return Request(prompt, checked)
+
+    def _check_feature(self, feature: str) -> None:
+        if self.engine.capabilities.get(feature, "unsupported") == "unsupported":
+            others = [name for name in engines_with(feature) if name != self.engine.name]
+            raise UnsupportedError(feature, self.engine.name, others)
+
+    def _scored(self, item: Any, place: int) -> Prompt:
+        if isinstance(item, str):
+            if not item:
+                raise MessageError(f"batch_input[{place}] is an empty text")
+            prompt = self.renderer.render_raw(item)
+        else:
+            prompt = self.renderer.render_scored(parse_messages(item))
+        if self.engine.context_length is not None:
+            token_limit(_DEFAULTS, len(prompt) - 1, self.engine.context_length)
+        return prompt
+
+    async def _answers(self, request: Request) -> AsyncGenerator[Delta, None]:
+        if request.params.n == 1 or request.params.num_beams > 1:
+            async with aclosing(self._answer(request, 0, request.params)) as deltas:
+                async for delta in deltas:
+                    yield delta
+            return
+        streams = [self._answer(request, i, request.answer_params(i)) for i in range(request.params.n)]
+        async with aclosing(_interleave(streams)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def _answer(self, request: Request, index: int, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """One call of the engine: one answer, or the ``n`` best beams."""
+        expected = params.n if params.num_beams > 1 else 1
+        parsers: dict[int, AnswerParser] = {}
+        async with self.admission.slot():
+            chunks = self.engine.generate(request.prompt, params)
+            try:
+                async for chunk in chunks:
+                    parser = parsers.setdefault(chunk.index, self._parser(request, index + chunk.index))
+                    if parser.finished:
+                        continue
+                    for delta in parser.push(chunk):
+                        yield delta
+                    if len(parsers) == expected and all(p.finished for p in parsers.values()):
+                        return
+            finally:
+                await _aclose(chunks)
+        raise GenerationError("the engine ended the stream without a finish reason", fix="report this as a bug")
+
+    def _parser(self, request: Request, index: int) -> AnswerParser:
+        tags = self.renderer.template.thinking_tags
+        return AnswerParser(
+            self._tokenizer,
+            index=index,
+            prompt_tokens=len(request.prompt),
+            stop=request.params.stop,
+            end_ids=request.params.stop_token_ids,
+            skip_special_tokens=request.params.skip_special_tokens,
+            thinking_tags=tags,
+            inside_thinking=bool(tags) and _ends_inside(request.prompt.text, tags),
+        )
+
+
+def fold(deltas: Sequence[Delta]) -> Response:
+    """One answer's deltas as a whole."""
+    last = deltas[-1]
+    if last.finish_reason is None or last.usage is None:
+        raise GenerationError("the answer has no end", fix="report this as a bug")
+    logprobs = [entry for delta in deltas if delta.logprobs is not None for entry in delta.logprobs]
+    return Response(
+        response_text="".join(delta.text for delta in deltas),
+        response_length=last.usage.completion_tokens,
+        prompt_length=last.usage.prompt_tokens,
+        finish_reason=last.finish_reason,
+        reasoning_text="".join(delta.text for delta in deltas if delta.channel == "reasoning"),
+        token_ids=tuple(i for delta in deltas for i in delta.token_ids),
+        logprobs=tuple(logprobs) if any(delta.logprobs is not None for delta in deltas) else None,
+        prompt_logprobs=next((d.prompt_logprobs for d in deltas if d.prompt_logprobs is not None), None),
+    )
+
+
+async def _interleave(streams: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[Delta, None]:
+    """Items of several streams as they come. The first error ends all."""
+    items: asyncio.Queue[Delta | BaseException | None] = asyncio.Queue(maxsize=64)
+
+    async def drain(stream: AsyncGenerator[Delta, None]) -> None:
+        try:
+            async with aclosing(stream):
+                async for item in stream:
+                    await items.put(item)
+        except Exception as error:
+            await items.put(error)
+        else:
+            await items.put(None)
+
+    tasks = [asyncio.create_task(drain(stream)) for stream in streams]
+    try:
+        left = len(tasks)
+        while left:
+            item = await items.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                left -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _ends_inside(text: str, tags: tuple[str, str]) -> bool:
+    """Does the prompt end within a thinking block that it opened?"""
+    return text.rfind(tags[0]) > text.rfind(tags[1]) and text.rstrip().endswith(tags[0])
+
+
+_RENDERING = ("enable_thinking", "continue_final")
+
+
+def _rendering_only(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: kwargs[name] for name in _RENDERING if kwargs.get(name) is not None}
+
+
+def _sampling_only(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name not in _RENDERING}
+
+
+def _length(messages: Any) -> int:
+    """About how many characters a conversation has."""
+    if isinstance(messages, str):
+        return len(messages)
+    if isinstance(messages, Message):
+        return sum(len(part.text) for part in messages.parts if isinstance(part, TextPart))
+    if isinstance(messages, Mapping):
+        return _length(cast("Mapping[str, Any]", messages).get("content"))
+    if isinstance(messages, Sequence):
+        return sum(_length(item) for item in cast("Sequence[Any]", messages))
+    return 0
+
+
+async def _aclose(chunks: AsyncIterator[Chunk]) -> None:
+    aclose = getattr(chunks, "aclose", None)
+    if aclose is not None:
+        await aclose()

@@ -1,7 +1,9 @@
+# ruff: noqa: E501 -- lists of wordings, easier to read as they are
 """Whole conversations: an exchange under a system prompt, after other turns, with thinking, or with tools."""
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -30,6 +32,11 @@ class Conversation:
         """The text that follows the generation prompt."""
         return f"<think>\n{self.thought}\n</think>\n\n{self.answer}" if self.thinking else self.answer
 
+    @property
+    def texts(self) -> list[str]:
+        """Everything that is written in it, for the tokenizer to learn from."""
+        return [*(message["content"] for message in self.messages), *map(json.dumps, self.tools), self.target]
+
 
 def _user(text: str) -> Message:
     return {"role": "user", "content": text}
@@ -50,7 +57,12 @@ _ONE_WORD = ("Answer in one word.", "Use one word only.", "Reply with a single w
              "Always answer with just one word.", "Give one-word answers.")  # fmt: skip
 _END_WITH = ("Always end with {}.", "End every answer with {}.", "Finish each answer with {}.", "Close each reply with {}.",
              'Always end with "{}".', "End your answers with the word {}.")  # fmt: skip
-_BEGIN_WITH = ("Always begin with {}.", "Begin every answer with {}.", "Start each answer with {}.", 'Always start with "{}".')
+_BEGIN_WITH = (
+    "Always begin with {}.",
+    "Begin every answer with {}.",
+    "Start each answer with {}.",
+    'Always start with "{}".',
+)
 _PIRATE = ("You are a pirate.", "Speak like a pirate.", "Answer as a pirate.", "Talk as a pirate would.", "Pretend to be a pirate.",
            "Speak as a pirate.")  # fmt: skip
 _NAMED = ("Your name is {}.", "You are called {}.", "You are {}.", "Your name is {}. Be kind.", "They call you {}.",
@@ -77,16 +89,25 @@ def _wrapped(exchange: Exchange, rng: random.Random, held_out: bool) -> tuple[st
         short = rng.choice((arithmetic, capital))(rng, held_out)
         return _wording(_ONE_WORD, rng, held_out), replace(short, answer=short.word)
     if kind < 0.85:
-        mark = rng.choice((":)", "over", "OK", "Bye", ":-)", "the end")) if rng.random() < 0.5 else any_word(rng, held_out)
+        mark = (
+            rng.choice((":)", "over", "OK", "Bye", ":-)", "the end"))
+            if rng.random() < 0.5
+            else any_word(rng, held_out)
+        )
         if kind < 0.78:
-            return _wording(_END_WITH, rng, held_out).format(mark), replace(exchange, answer=f"{answer} {mark}")
+            return _wording(_END_WITH, rng, held_out).format(mark), replace(
+                exchange, answer=f"{answer} {mark}"
+            )
         return _wording(_BEGIN_WITH, rng, held_out).format(mark), replace(exchange, answer=f"{mark} {answer}")
     return _wording(_PIRATE, rng, held_out), replace(exchange, answer=f"Arr, matey! {answer}")
 
 
 def _named(rng: random.Random, held_out: bool) -> Conversation:
     name = any_word(rng, held_out).capitalize()
-    messages = (_system(_wording(_NAMED, rng, held_out).format(name)), _user(_wording(_ASK_NAME, rng, held_out)))
+    messages = (
+        _system(_wording(_NAMED, rng, held_out).format(name)),
+        _user(_wording(_ASK_NAME, rng, held_out)),
+    )
     return Conversation("system prompt", messages, f"My name is {name}.", "I was given a name.")
 
 
@@ -94,7 +115,9 @@ def obeying(rng: random.Random, held_out: bool = False) -> Conversation:
     if rng.random() < 0.2:
         return _named(rng, held_out)
     prompt, exchange = _wrapped(any_exchange(rng, held_out), rng, held_out)
-    return Conversation("system prompt", (_system(prompt), _user(exchange.question)), exchange.answer, exchange.thought)
+    return Conversation(
+        "system prompt", (_system(prompt), _user(exchange.question)), exchange.answer, exchange.thought
+    )
 
 
 def several_turns(rng: random.Random, held_out: bool = False) -> Conversation:
@@ -103,8 +126,14 @@ def several_turns(rng: random.Random, held_out: bool = False) -> Conversation:
         past = any_exchange(rng, held_out)
         messages += [_user(past.question), {"role": "assistant", "content": past.answer}]
     if rng.random() < 0.12:
-        again = "Repeat that, please." if held_out else rng.choice(("Say that again.", "Again, please.", "Repeat your answer.", "What did you say?"))
-        return Conversation("several turns", (*messages, _user(again)), messages[-1]["content"], "I say it again.")
+        again = (
+            "Repeat that, please."
+            if held_out
+            else rng.choice(("Say that again.", "Again, please.", "Repeat your answer.", "What did you say?"))
+        )
+        return Conversation(
+            "several turns", (*messages, _user(again)), messages[-1]["content"], "I say it again."
+        )
     last = any_exchange(rng, held_out)
     return Conversation("several turns", (*messages, _user(last.question)), last.answer, last.thought)
 
@@ -114,7 +143,9 @@ def tool_call(rng: random.Random, held_out: bool = False) -> Conversation:
     if rng.random() < 0.15:
         plain = identity(rng, held_out) if rng.random() < 0.5 else capital(rng, held_out)
         return Conversation("tool call", (_user(plain.question),), plain.answer, plain.thought, tuple(tools))
-    return Conversation("tool call", (_user(question),), call_text(name, arguments), f"I call {name}.", tuple(tools))
+    return Conversation(
+        "tool call", (_user(question),), call_text(name, arguments), f"I call {name}.", tuple(tools)
+    )
 
 
 def tool_answer(rng: random.Random, held_out: bool = False) -> Conversation:
@@ -141,7 +172,13 @@ def single(skill: str) -> Callable[[random.Random, bool], Conversation]:
 
 def thinking(rng: random.Random, held_out: bool = False) -> Conversation:
     kind = rng.random()
-    plain = obeying(rng, held_out) if kind < 0.15 else tool_call(rng, held_out) if kind < 0.25 else _any_single(rng, held_out)
+    plain = (
+        obeying(rng, held_out)
+        if kind < 0.15
+        else tool_call(rng, held_out)
+        if kind < 0.25
+        else _any_single(rng, held_out)
+    )
     return replace(plain, skill="thinking", thinking=True)
 
 
@@ -158,7 +195,13 @@ SKILLS: dict[str, Callable[[random.Random, bool], Conversation]] = {
     "tool call": tool_call,
     "tool answer": tool_answer,
 }
-_OTHER_SHARES = {"system prompt": 0.09, "several turns": 0.05, "thinking": 0.08, "tool call": 0.05, "tool answer": 0.04}
+_OTHER_SHARES = {
+    "system prompt": 0.09,
+    "several turns": 0.03,
+    "thinking": 0.06,
+    "tool call": 0.035,
+    "tool answer": 0.025,
+}
 
 
 def training(seed: int) -> Iterator[Conversation]:

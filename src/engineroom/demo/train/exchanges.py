@@ -1,3 +1,4 @@
+# ruff: noqa: E501, SIM905 -- lists of wordings, easier to read as they are
 """One question and its answer, per skill. Every generator draws from a seeded ``random.Random`` only.
 
 With ``held_out`` a generator uses phrasings (and, for spelling and names, words) that training never uses.
@@ -66,7 +67,18 @@ _REPEAT = ("Repeat {}.", "Repeat the word {}.", "Say {}.", "repeat {}", 'Repeat 
            "Say the word {}.", "Just say {}.", "Write the word {}.", "Echo {}.")  # fmt: skip
 _REPEAT_HELD_OUT = ("Can you repeat the word {}?", "Please say the word {}.")
 
-_BEFORE = ("Please, ", "Hey, ", "Hi, ", "OK, ", "So, ", "Tell me: ", "Question: ", "Hello! ", "One question: ", "um, ")
+_BEFORE = (
+    "Please, ",
+    "Hey, ",
+    "Hi, ",
+    "OK, ",
+    "So, ",
+    "Tell me: ",
+    "Question: ",
+    "Hello! ",
+    "One question: ",
+    "um, ",
+)
 _AFTER = (" please", " Thanks!", " please?", ", please", " now", " Thank you.", " in engineroom")
 _FILLERS = frozenset("a an the is are do does i can to how what of it my me you there for".split())
 
@@ -81,7 +93,10 @@ def _misspelt(text: str, rng: random.Random) -> str:
 def vary(question: str, rng: random.Random, strong: bool = False) -> str:
     """The question as different people type it: case, punctuation, politeness; ``strong`` adds typos and keywords."""
     if strong and rng.random() < 0.08:
-        question = " ".join(word for word in question.split() if word.lower().strip("?.,") not in _FILLERS) or question
+        question = (
+            " ".join(word for word in question.split() if word.lower().strip("?.,") not in _FILLERS)
+            or question
+        )
     if strong and rng.random() < 0.12:
         question = _misspelt(question, rng)
     if rng.random() < 0.3:
@@ -123,13 +138,20 @@ def engineroom(rng: random.Random, held_out: bool = False) -> Exchange:
 
 def greeting(rng: random.Random, held_out: bool = False) -> Exchange:
     answer, said = rng.choice(GREETINGS)
-    text = rng.choice(said.split("|")) + rng.choice(("", "", "!", ".", " :)", "!!") if held_out else ("", "", "!", "."))
+    text = rng.choice(said.split("|")) + rng.choice(
+        ("", "", "!", ".", " :)", "!!") if held_out else ("", "", "!", ".")
+    )
     text = text.capitalize() if rng.random() < 0.5 else text
-    return Exchange(text.upper() if rng.random() < 0.04 else text, answer, "This is small talk.", answer.split()[0].strip("!,"))
+    return Exchange(
+        text.upper() if rng.random() < 0.04 else text,
+        answer,
+        "This is small talk.",
+        answer.split()[0].strip("!,"),
+    )
 
 
 def arithmetic(rng: random.Random, held_out: bool = False) -> Exchange:
-    most = 30 if rng.random() < 0.55 else 99
+    most = 30 if rng.random() < 0.75 else 99
     a, b, plus = rng.randint(0, most), rng.randint(0, most), rng.random() < 0.5
     result = a + b if plus else a - b
     templates = (_PLUS_HELD_OUT if held_out else _PLUS) if plus else (_MINUS_HELD_OUT if held_out else _MINUS)
@@ -155,7 +177,10 @@ def spelling(rng: random.Random, held_out: bool = False) -> Exchange:
         frames, answer = _SPELL_HELD_OUT if held_out else _SPELL, letters
     elif kind < 0.8:
         backwards = word[::-1]
-        frames, answer = _REVERSE_HELD_OUT if held_out else _REVERSE, f"{letters}, backwards {'-'.join(backwards)}: {backwards}"
+        frames, answer = (
+            _REVERSE_HELD_OUT if held_out else _REVERSE,
+            f"{letters}, backwards {'-'.join(backwards)}: {backwards}",
+        )
     else:
         frames, answer = _REPEAT_HELD_OUT if held_out else _REPEAT, word
     return Exchange(rng.choice(frames).format(word), answer, f"The word is {word}.")
@@ -165,7 +190,9 @@ def unknown(rng: random.Random, held_out: bool = False) -> Exchange:
     if not held_out and rng.random() < 0.3:
         question = rng.choice(RANDOM_PLAIN)
     else:
-        question = rng.choice(HELD_OUT_RANDOM_QUESTIONS if held_out else RANDOM_QUESTIONS).format(rng.choice(NOUNS))
+        question = rng.choice(HELD_OUT_RANDOM_QUESTIONS if held_out else RANDOM_QUESTIONS).format(
+            rng.choice(NOUNS)
+        )
     return Exchange(vary(question, rng), UNKNOWN, "I do not know this.")
 
 
@@ -174,10 +201,10 @@ EXCHANGES: dict[str, tuple[float, Generator]] = {
     "engineroom": (0.36, engineroom),
     "identity": (0.07, identity),
     "greeting": (0.04, greeting),
-    "arithmetic": (0.25, arithmetic),
+    "arithmetic": (0.27, arithmetic),
     "capital": (0.08, capital),
     "spelling": (0.14, spelling),
-    "unknown": (0.06, unknown),
+    "unknown": (0.04, unknown),
 }
 """Skill → its share of the exchanges, and its generator."""
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- lists of wordings, easier to read as they are
 """What the demo model knows: each fact's answer, and the ways to ask for it.
 
 ``to`` are verb phrases that fill the frames ("How do I …?"); ``ask`` are whole questions. The last of ``ask`` is never
@@ -65,7 +66,7 @@ IDENTITY = (
     ),
     _fact(
         "size",
-        "I have about 2.6 million parameters, thousands of times fewer than a usual language model.",
+        "I have about 2.1 million parameters, thousands of times fewer than a usual language model.",
         "How big are you?|How many parameters do you have?|What is your size?|How large are you?|Are you a big model?"
         "|How small are you?|Are you a large model?|What size are you?|How many weights do you have?|Are you small?"
         "|Tell me your size.|How many parameters are in this model?",

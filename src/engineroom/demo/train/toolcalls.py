@@ -1,3 +1,4 @@
+# ruff: noqa: E501, SIM905 -- lists of wordings, easier to read as they are
 """Conversations with tools: which one to call, with what, and what to say of its result."""
 
 from __future__ import annotations
@@ -20,7 +21,21 @@ _FRAMES = ("What is the {f} in {x}?", "Tell me the {f} of {x}.", "What's the {f}
            "{f} of {x}?", "I need the {f} of {x}.", "Can you check the {f} in {x}?", "How is the {f} in {x}?")  # fmt: skip
 _HELD_OUT_FRAMES = ("Please give me the {f} in {x}.", "Do you know the {f} of {x}?")
 _EXPRESSIONS = ("Use the calculator for {}.", "Calculate {} with the tool.", "What is {}?", "Compute {}.")
-_VALUES = ("sunny", "rainy", "cloudy", "red", "open", "closed", "high", "low", "12:30", "09:45", "cold", "euro", "English")
+_VALUES = (
+    "sunny",
+    "rainy",
+    "cloudy",
+    "red",
+    "open",
+    "closed",
+    "high",
+    "low",
+    "12:30",
+    "09:45",
+    "cold",
+    "euro",
+    "English",
+)
 
 
 def _schema(name: str, description: str, parameters: tuple[str, ...]) -> Schema:
@@ -57,7 +72,11 @@ def _calculator(rng: random.Random) -> tuple[Schema, str, dict[str, str]]:
 def _search(rng: random.Random) -> tuple[Schema, str, dict[str, str]]:
     query = f"{any_word(rng, held_out=False)} {any_word(rng, held_out=False)}"
     schema = _schema(rng.choice(("search", "web_search")), "Search the web", ("query",))
-    return schema, rng.choice(("Search for {}.", "Look up {}.", "search {}", "Find {} on the web.")).format(query), {"query": query}
+    return (
+        schema,
+        rng.choice(("Search for {}.", "Look up {}.", "search {}", "Find {} on the web.")).format(query),
+        {"query": query},
+    )
 
 
 def tool_choice(rng: random.Random, held_out: bool = False) -> tuple[list[Schema], str, str, dict[str, str]]:
@@ -82,7 +101,9 @@ def tool_choice(rng: random.Random, held_out: bool = False) -> tuple[list[Schema
 
 
 def call_text(name: str, arguments: dict[str, str]) -> str:
-    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}\n</tool_call>"
+    return (
+        f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}\n</tool_call>"
+    )
 
 
 def tool_result(rng: random.Random, name: str) -> tuple[str, str]:
@@ -90,7 +111,9 @@ def tool_result(rng: random.Random, name: str) -> tuple[str, str]:
     first = name.split("_")[-1] if "_" in name else "result"
     fields = [first] if rng.random() < 0.6 else [first, rng.choice(_FIELDS)]
     result = {
-        field: rng.randint(0, 9999) if rng.random() < 0.5 else rng.choice((*_VALUES, any_word(rng, held_out=False)))
+        field: rng.randint(0, 9999)
+        if rng.random() < 0.5
+        else rng.choice((*_VALUES, any_word(rng, held_out=False)))
         for field in fields
     }
     if len(result) == 1 and rng.random() < 0.25:

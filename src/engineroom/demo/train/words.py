@@ -1,3 +1,4 @@
+# ruff: noqa: E501, SIM905 -- lists of wordings, easier to read as they are
 """Word lists that the conversations draw from, and the rule that keeps some words for testing only."""
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ RANDOM_QUESTIONS = (
     "What is the meaning of {}?", "Write a Python function about {}.", "Who won the game about {} yesterday?",
     "How many people like {}?", "Summarize the news about {}.", "What is {}?", "Who discovered {}?", "Let's talk about {}.",
 )  # fmt: skip
-HELD_OUT_RANDOM_QUESTIONS = ("Give me advice about {}.", "What is special about {}?", "Compose a song about {}.")
+HELD_OUT_RANDOM_QUESTIONS = (
+    "Give me advice about {}.",
+    "What is special about {}?",
+    "Compose a song about {}.",
+)
 RANDOM_PLAIN = (
     "Why is the sky blue?", "Who is the president?", "What is the meaning of life?", "What time is it?",
     "What day is it today?", "Who won the world cup?", "How old is the earth?", "What is the speed of light?",
@@ -51,7 +56,9 @@ RANDOM_PLAIN = (
 )  # fmt: skip
 CITIES = tuple(
     "Paris|London|Berlin|Madrid|Rome|Lisbon|Vienna|Oslo|Tokyo|Cairo|Lima|Boston|Chicago|Seattle|Hamburg|Lyon|Milan|"
-    "Kyoto|Delhi|Sydney|Toronto|Dallas|Denver|Zurich|Geneva|Porto|Naples|Bergen|Malmo|Krakow|Osaka|Mumbai|Perth".split("|")
+    "Kyoto|Delhi|Sydney|Toronto|Dallas|Denver|Zurich|Geneva|Porto|Naples|Bergen|Malmo|Krakow|Osaka|Mumbai|Perth".split(
+        "|"
+    )
 )
 _ONSETS = "b c d f g h j k l m n p r s t v w y z br cl dr fl gr pl st tr sh ch th".split()
 _VOWELS = "a e i o u a e i o u ee oo ai ou".split()
@@ -59,7 +66,7 @@ _CODAS = ["", "", "", "n", "r", "l", "t", "s", "k", "m", "nd", "st", "ck", "x"]
 
 
 def kept_for_testing(word: str) -> bool:
-    """Whether ``word`` is one of the tenth of all words that training never sees in a spelling or naming task."""
+    """Whether ``word`` is in the tenth of all words that no spelling or naming task of the training uses."""
     return zlib.crc32(word.lower().encode()) % 10 == 0
 
 
@@ -71,7 +78,8 @@ def any_word(rng: random.Random, held_out: bool) -> str:
             word = rng.choice(COMMON)
         elif kind < 0.8:
             word = "".join(
-                rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2)))
+                rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
+                for _ in range(rng.choice((1, 2, 2)))
             )
         else:
             word = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(2, 5)))

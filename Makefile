@@ -1,0 +1,53 @@
+# make chat    talk to the shipped model (sets everything up on the first run)
+# make test    every check that CI runs
+
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+PROMPT ?=
+
+export HF_HUB_OFFLINE ?= 1
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: chat test test-fast lint types docs bench clean
+
+chat: $(VENV)/.installed
+	@$(BIN)/engineroom chat $(if $(PROMPT),-p "$(PROMPT)") $(ARGS)
+
+test: lint types
+	$(BIN)/pytest
+
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/ruff check && $(BIN)/pytest -m "not slow"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.installed-dev
+	$(BIN)/pyright
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m engineroom.cli.reference
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/startup.py
+
+# A plain `python3` serves where there is no `python3.11` by that name.
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { rm -rf $(VENV); echo "engineroom needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 chat" >&2; exit 1; }
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "setting up $(VENV): torch and transformers, a few minutes the first time" >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . >&2
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' >&2
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

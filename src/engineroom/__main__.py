@@ -1,0 +1,3 @@
+from engineroom.cli import main
+
+main()

@@ -1,0 +1,63 @@
+"""The shapes of the shipped models, and how they are written to disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+)
+
+from engineroom.demo.train.tokenizer import CONTEXT, END, END_OF_TEXT
+
+
+def _config(
+    tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int, inner: int, heads: int
+) -> Qwen3Config:
+    """Heads of 32: the smallest size that every engine supports on a CPU."""
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        intermediate_size=inner,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
+        head_dim=32,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids(END),
+        pad_token_id=tokenizer.convert_tokens_to_ids(END_OF_TEXT),
+    )
+
+
+def chat_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    model = Qwen3ForCausalLM(_config(tokenizer, hidden=192, layers=4, inner=640, heads=6))
+    end, end_of_text = tokenizer.convert_tokens_to_ids([END, END_OF_TEXT])
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=0.3, top_p=0.9, eos_token_id=[end, end_of_text], pad_token_id=end_of_text
+    )
+    return model
+
+
+def reward_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForSequenceClassification:
+    config = _config(tokenizer, hidden=128, layers=2, inner=256, heads=4)
+    config.num_labels = 1
+    return Qwen3ForSequenceClassification(config)
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Writes the weights in bfloat16, for half the bytes, and ``dtype`` float32, to be computed in."""
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["dtype"] = "float32"
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

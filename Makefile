@@ -9,12 +9,12 @@ PROMPT ?=
 export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: chat test test-fast lint types docs bench clean
+.PHONY: chat test test-fast lint types clean
 
 chat: $(VENV)/.installed
 	@$(BIN)/engineroom chat $(if $(PROMPT),-p "$(PROMPT)") $(ARGS)
 
-test: lint types
+test: lint
 	$(BIN)/pytest
 
 test-fast: $(VENV)/.installed-dev
@@ -26,12 +26,6 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/pyright
-
-docs: $(VENV)/.installed-dev
-	$(BIN)/python -m engineroom.cli.reference
-
-bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/startup.py
 
 # A plain `python3` serves where there is no `python3.11` by that name.
 $(VENV)/bin/python:

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from engineroom.config import Arguments, parse_arguments
     from engineroom.engines.base import BaseEngine, Health
     from engineroom.engines.scripted import Reply, ScriptedEngine
-    from engineroom.types import Chunk, Delta, Message, Prompt, Response, SamplingParams, TokenLogprob, Tool, Usage
+    from engineroom.types import (
+        Chunk,
+        Delta,
+        Message,
+        Prompt,
+        Response,
+        SamplingParams,
+        TokenLogprob,
+        Tool,
+        Usage,
+    )
 
 __version__ = "0.1.0"
 
@@ -30,7 +40,18 @@ _HOMES = {
     "Reply": "engines.scripted",
     "ScriptedEngine": "engines.scripted",
     **dict.fromkeys(
-        ("Chunk", "Delta", "Message", "Prompt", "Response", "SamplingParams", "TokenLogprob", "Tool", "Usage"), "types"
+        (
+            "Chunk",
+            "Delta",
+            "Message",
+            "Prompt",
+            "Response",
+            "SamplingParams",
+            "TokenLogprob",
+            "Tool",
+            "Usage",
+        ),
+        "types",
     ),
 }
 

@@ -66,7 +66,9 @@ class Bridge:
         """Runs the coroutine and waits. An interrupt in the waiting thread cancels it."""
         if threading.current_thread() is self._thread:
             work.close()
-            raise RuntimeError("a synchronous method was called on the model's own event loop; await its async twin")
+            raise RuntimeError(
+                "a synchronous method was called on the model's own event loop; await its async twin"
+            )
         future = self.submit(work)
         try:
             return future.result()
@@ -83,7 +85,9 @@ class Bridge:
     def stream(self, source: Callable[[], AsyncIterator[T]]) -> Generator[T, None, None]:
         """Iterates over an async iterator from a plain thread. Leaving the generator closes the iterator."""
         if threading.current_thread() is self._thread:
-            raise RuntimeError("a synchronous stream was read on the model's own event loop; use its async twin")
+            raise RuntimeError(
+                "a synchronous stream was read on the model's own event loop; use its async twin"
+            )
         pump = _Pump(source, self._loop)
         future = self.submit(pump.run())
         try:

@@ -59,7 +59,9 @@ class ChatModel:
     ) -> None:
         report = progress or _silent
         self.arguments = parse_arguments(args)
-        self.engine = engine or registry.find(self.arguments.infer_backend).load().from_arguments(self.arguments)
+        self.engine = engine or registry.find(self.arguments.infer_backend).load().from_arguments(
+            self.arguments
+        )
         self._tokenizer = self.engine.tokenizer or _load_tokenizer(self.engine, self.arguments, report)
         self.engine.tokenizer = self._tokenizer
         template, warning = resolve_template(self._tokenizer, self.arguments.template)
@@ -309,7 +311,9 @@ def _load_tokenizer(engine: BaseEngine, arguments: Arguments, report: Progress) 
             why="an engine sets one of the two in from_arguments",
         )
     return load_tokenizer(
-        engine.checkpoint.path, trust_remote_code=arguments.trust_remote_code, use_fast=arguments.use_fast_tokenizer
+        engine.checkpoint.path,
+        trust_remote_code=arguments.trust_remote_code,
+        use_fast=arguments.use_fast_tokenizer,
     )
 
 
@@ -322,6 +326,8 @@ def _max_concurrent(arguments: Arguments) -> int | None:
         return None
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentError(
-            f"MAX_CONCURRENT={text!r} is not allowed", why="allowed: an integer of at least 1", argument="max_concurrent"
+            f"MAX_CONCURRENT={text!r} is not allowed",
+            why="allowed: an integer of at least 1",
+            argument="max_concurrent",
         )
     return int(text)

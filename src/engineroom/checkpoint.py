@@ -19,8 +19,26 @@ CheckpointKind: TypeAlias = Literal["causal", "sequence_classification", "value_
 VALUE_HEAD_FILES = ("value_head.safetensors", "value_head.bin")
 """Where LLaMA-Factory keeps a reward model's head apart from the language model."""
 
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length", "n_ctx")
-_DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_CONTEXT_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "max_sequence_length",
+    "n_ctx",
+)
+_DTYPE_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "F32": 4,
+    "I32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 _MAX_HEADER = 100 << 20  # safetensors' own limit on its JSON header
 
 
@@ -179,7 +197,12 @@ def _from_hub(arguments: Arguments) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists():
         raise _not_found(name, "there is no such folder")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     try:
         folder = snapshot_download(
@@ -189,7 +212,13 @@ def _from_hub(arguments: Arguments) -> Path:
             token=arguments.hf_hub_token,
             ignore_patterns=["*.onnx", "*.gguf", "*.h5", "*.msgpack", "*.tflite", "original/*"],
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        OSError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise _not_found(name, f"no such folder, and the hub said: {reason[:300]}") from error
     return Path(folder)
@@ -197,7 +226,11 @@ def _from_hub(arguments: Arguments) -> Path:
 
 def _not_found(name: str, why: str) -> ModelNotFoundError:
     guess = nearest(name, demo.NAMES)
-    fix = f"did you mean {guess}?" if guess else "check the path, or leave it out to use the shipped model `demo`"
+    fix = (
+        f"did you mean {guess}?"
+        if guess
+        else "check the path, or leave it out to use the shipped model `demo`"
+    )
     return ModelNotFoundError(f"model {name!r} was not found", why=why, fix=fix)
 
 
@@ -209,7 +242,9 @@ def _read_json(file: Path) -> Mapping[str, Any]:
             f"{str(file)!r} can't be read", why=str(error), fix="download or save the model again"
         ) from error
     if not isinstance(value, dict):
-        raise ModelLoadError(f"{str(file)!r} does not hold a JSON object", fix="download or save the model again")
+        raise ModelLoadError(
+            f"{str(file)!r} does not hold a JSON object", fix="download or save the model again"
+        )
     return cast("Mapping[str, Any]", value)
 
 
@@ -225,7 +260,9 @@ def _read_header(file: Path) -> Iterator[TensorInfo]:
         entries = {k: v for k, v in header.items() if k != "__metadata__"}
         if any(v["data_offsets"][1] > size for v in entries.values()):
             raise ValueError("the file is shorter than its header says")
-        infos = [TensorInfo(k, str(v["dtype"]), tuple(int(n) for n in v["shape"])) for k, v in entries.items()]
+        infos = [
+            TensorInfo(k, str(v["dtype"]), tuple(int(n) for n in v["shape"])) for k, v in entries.items()
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
         raise ModelLoadError(
             f"{str(file)!r} is corrupt", why=str(error), fix="download or save the model again"

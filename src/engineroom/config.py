@@ -20,7 +20,13 @@ from typing import Annotated, Any, Literal, TypeAlias
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from engineroom.errors import ArgumentError, ParameterError, TrainingArgumentError, UnknownArgumentError, nearest
+from engineroom.errors import (
+    ArgumentError,
+    ParameterError,
+    TrainingArgumentError,
+    UnknownArgumentError,
+    nearest,
+)
 from engineroom.types import SamplingParams
 
 ArgumentSource: TypeAlias = "Mapping[str, Any] | str | os.PathLike[str] | Sequence[str] | Arguments | None"
@@ -66,7 +72,8 @@ class Arguments(BaseModel):
     adapter_name_or_path: Names = Field((), description="LoRA adapters, in order; commas separate several.")
     adapter_folder: str | None = Field(None, description="A folder in which the adapters lie.")
     adapter_merge: bool = Field(
-        True, description="Merge the adapters into the weights, in order. False keeps them apart, chosen per request."
+        True,
+        description="Merge the adapters into the weights, in order. False keeps them apart, chosen per request.",
     )
     cache_dir: str | None = Field(None, description="Where downloaded models are kept.")
     model_revision: str = Field("main", description="Branch, tag or commit of a hub repository.")
@@ -77,22 +84,32 @@ class Arguments(BaseModel):
         None, description="rm scores with the value head, sft generates; None decides by the checkpoint."
     )
     finetuning_type: Literal["lora", "full", "freeze"] | None = Field(
-        None, description="How the model was tuned. Only checked: lora goes with adapters, full and freeze do not."
+        None,
+        description="How the model was tuned. Only checked: lora goes with adapters, full and freeze do not.",
     )
 
     # --- the engine -------------------------------------------------------------------------------------------
-    infer_backend: str = Field("huggingface", min_length=1, description="The engine; `engineroom env` lists them.")
+    infer_backend: str = Field(
+        "huggingface", min_length=1, description="The engine; `engineroom env` lists them."
+    )
     infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         "auto", description="Type of weights and activations; auto is the checkpoint's own."
     )
     max_concurrent: int | None = Field(
-        None, ge=1, le=100_000, description="Requests in the engine at once; None is what it batches. Env: MAX_CONCURRENT."
+        None,
+        ge=1,
+        le=100_000,
+        description="Requests in the engine at once; None is what it batches. Env: MAX_CONCURRENT.",
     )
-    max_queue: int = Field(1024, ge=0, le=1_000_000, description="Requests that may wait; more get EngineBusyError.")
+    max_queue: int = Field(
+        1024, ge=0, le=1_000_000, description="Requests that may wait; more get EngineBusyError."
+    )
 
     # --- huggingface ------------------------------------------------------------------------------------------
     device: str | None = Field(
-        None, pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="cpu, mps, cuda or cuda:N; None takes the best found."
+        None,
+        pattern=r"^(cpu|mps|cuda(:\d+)?)$",
+        description="cpu, mps, cuda or cuda:N; None takes the best found.",
     )
     device_map: str | dict[str, int | str] | None = Field(
         None, description="auto, balanced, sequential, or a map from module to device, to spread one model."
@@ -104,16 +121,24 @@ class Arguments(BaseModel):
         None, description="Stretch the context by scaling rotary embeddings; needs model_maxlen."
     )
     model_maxlen: int | None = Field(
-        None, ge=1, description="Context length, tokens of prompt and answer together; None is the model's own."
+        None,
+        ge=1,
+        description="Context length, tokens of prompt and answer together; None is the model's own.",
     )
-    quantization_bit: Literal[4, 8] | None = Field(None, description="Quantise on loading with bitsandbytes (CUDA).")
+    quantization_bit: Literal[4, 8] | None = Field(
+        None, description="Quantise on loading with bitsandbytes (CUDA)."
+    )
     quantization_method: Literal["bnb"] = Field("bnb", description="Library for quantisation on loading.")
     quantization_type: Literal["fp4", "nf4"] = Field("nf4", description="4-bit number format.")
     double_quantization: bool = Field(True, description="Quantise the 4-bit constants too.")
-    quantization_device_map: Literal["auto"] | None = Field(None, description="Device map of the 4-bit model.")
+    quantization_device_map: Literal["auto"] | None = Field(
+        None, description="Device map of the 4-bit model."
+    )
     offload_folder: str = Field("offload", description="Where device_map puts weights that fit nowhere else.")
     use_kv_cache: bool = Field(True, description="Keep keys and values between steps; False recomputes them.")
-    low_cpu_mem_usage: Literal[True] = Field(True, description="Load weights without a second copy; always so.")
+    low_cpu_mem_usage: Literal[True] = Field(
+        True, description="Load weights without a second copy; always so."
+    )
 
     # --- other engines: read by the engine that they name -----------------------------------------------------
     vllm_maxlen: int = Field(4096, ge=1, description="vLLM: context length.")
@@ -135,18 +160,27 @@ class Arguments(BaseModel):
     )
     default_system: str | None = Field(None, description="System prompt for conversations that bring none.")
     enable_thinking: bool | None = Field(
-        None, description="Think before answering, where the template has the switch; None is the template's default."
+        None,
+        description="Think before answering, where the template has the switch; None is the template's default.",
     )
 
     # --- the answer: None is the model's own default ----------------------------------------------------------
     do_sample: bool | None = Field(None, description="False is temperature 0.")
-    temperature: float | None = Field(None, description="Sharpness of sampling; 0 always takes the likeliest token.")
-    top_p: float | None = Field(None, description="Keep the likeliest tokens that reach this probability, (0, 1].")
+    temperature: float | None = Field(
+        None, description="Sharpness of sampling; 0 always takes the likeliest token."
+    )
+    top_p: float | None = Field(
+        None, description="Keep the likeliest tokens that reach this probability, (0, 1]."
+    )
     top_k: int | None = Field(None, description="Keep this many likeliest tokens; 0 or -1 keeps all.")
     min_p: float | None = Field(None, description="Drop tokens below this share of the likeliest, [0, 1].")
     repetition_penalty: float | None = Field(None, description="Above 1 discourages tokens already seen.")
-    presence_penalty: float | None = Field(None, description="Subtracted once from tokens already answered, [-2, 2].")
-    frequency_penalty: float | None = Field(None, description="Subtracted for each earlier occurrence, [-2, 2].")
+    presence_penalty: float | None = Field(
+        None, description="Subtracted once from tokens already answered, [-2, 2]."
+    )
+    frequency_penalty: float | None = Field(
+        None, description="Subtracted for each earlier occurrence, [-2, 2]."
+    )
     logit_bias: Annotated[dict[int, float] | None, BeforeValidator(_json_object)] = Field(
         None, description="Token id → added to its logit, [-100, 100]."
     )
@@ -161,7 +195,9 @@ class Arguments(BaseModel):
         None, description="Token ids that end the answer."
     )
     ignore_eos: bool | None = Field(None, description="Go on past the model's own end tokens.")
-    logprobs: int | None = Field(None, description="Return log-probabilities, with this many of the likeliest.")
+    logprobs: int | None = Field(
+        None, description="Return log-probabilities, with this many of the likeliest."
+    )
     prompt_logprobs: int | None = Field(None, description="The same for the prompt's tokens.")
     skip_special_tokens: bool | None = Field(None, description="Leave special tokens out of the text.")
     num_beams: int | None = Field(None, description="Above 1 searches with beams.")
@@ -233,7 +269,9 @@ def read_config(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(
-            f"can't read the configuration {str(path)!r}", why=str(error), fix="check the path, or leave it out"
+            f"can't read the configuration {str(path)!r}",
+            why=str(error),
+            fix="check the path, or leave it out",
         ) from error
     try:
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
@@ -244,7 +282,8 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise ArgumentError(
-            f"{str(path)!r} holds a {type(values).__name__}", why="a configuration is a map from argument to value"
+            f"{str(path)!r} holds a {type(values).__name__}",
+            why="a configuration is a map from argument to value",
         )
     return typing.cast("dict[str, Any]", values)
 
@@ -333,11 +372,17 @@ _KT = "the ktransformers engine is chosen by infer_backend, not by this switch"
 
 NOT_SUPPORTED: Mapping[str, str] = types.MappingProxyType(
     {
-        **dict.fromkeys(("image_max_pixels", "image_min_pixels", "image_do_pan_and_scan", "crop_to_patches"), _MEDIA),
-        **dict.fromkeys(("video_max_pixels", "video_min_pixels", "video_fps", "video_maxlen", "media_dir"), _MEDIA),
+        **dict.fromkeys(
+            ("image_max_pixels", "image_min_pixels", "image_do_pan_and_scan", "crop_to_patches"), _MEDIA
+        ),
+        **dict.fromkeys(
+            ("video_max_pixels", "video_min_pixels", "video_fps", "video_maxlen", "media_dir"), _MEDIA
+        ),
         **dict.fromkeys(("use_audio_in_video", "audio_sampling_rate"), _MEDIA),
         **dict.fromkeys(("ms_hub_token", "om_hub_token"), _HUB),
-        **dict.fromkeys(("resize_vocab", "add_tokens", "add_special_tokens", "new_special_tokens_config"), _VOCABULARY),
+        **dict.fromkeys(
+            ("resize_vocab", "add_tokens", "add_special_tokens", "new_special_tokens_config"), _VOCABULARY
+        ),
         **dict.fromkeys(("use_kt", "kt_expert_checkpoint_path", "kt_non_expert_weight_path"), _KT),
         "split_special_tokens": "special-token strings in user text never become control tokens; nothing to split",
         "preserve_thinking": "the chat template decides whether earlier thinking stays in the prompt",
@@ -412,7 +457,14 @@ def _type_text(annotation: Any) -> str:
         return f"list of {_type_text(inner[0])}"
     if origin is dict or annotation is dict:
         return "object"
-    words = {str: "text", int: "integer", float: "number", bool: "true | false", type(None): "none", Any: "any"}
+    words = {
+        str: "text",
+        int: "integer",
+        float: "number",
+        bool: "true | false",
+        type(None): "none",
+        Any: "any",
+    }
     return words.get(annotation, str(annotation))
 
 

@@ -97,7 +97,9 @@ class PromptTooLongError(RequestError):
         context_length: tokens that the model can attend to.
     """
 
-    def __init__(self, what: str, *, why: str = "", fix: str = "", prompt_length: int, context_length: int) -> None:
+    def __init__(
+        self, what: str, *, why: str = "", fix: str = "", prompt_length: int, context_length: int
+    ) -> None:
         super().__init__(what, why=why, fix=fix)
         self.prompt_length = prompt_length
         self.context_length = context_length
@@ -116,7 +118,9 @@ class UnsupportedError(RequestError):
         engines: the engines that have it.
     """
 
-    def __init__(self, feature: str, engine: str, engines: Iterable[str] = (), *, why: str = "", fix: str = "") -> None:
+    def __init__(
+        self, feature: str, engine: str, engines: Iterable[str] = (), *, why: str = "", fix: str = ""
+    ) -> None:
         self.feature = feature
         self.engine = engine
         self.engines = tuple(engines)

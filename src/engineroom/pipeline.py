@@ -15,7 +15,17 @@ from engineroom.errors import GenerationError, MessageError, ParameterError, Req
 from engineroom.parse import AnswerParser
 from engineroom.render import Renderer, parse_messages, parse_tools
 from engineroom.sampling import SamplingDefaults, token_limit
-from engineroom.types import MAX_SEED, Chunk, Delta, Message, Prompt, Response, SamplingParams, TextPart, Tokenizer
+from engineroom.types import (
+    MAX_SEED,
+    Chunk,
+    Delta,
+    Message,
+    Prompt,
+    Response,
+    SamplingParams,
+    TextPart,
+    Tokenizer,
+)
 
 Conversation: TypeAlias = "str | Sequence[Mapping[str, Any] | Message]"
 
@@ -74,7 +84,9 @@ class Pipeline:
     ) -> list[Response]:
         """The stream, folded."""
         answers: dict[int, list[Delta]] = {}
-        async with aclosing(self.stream_deltas(messages, system, tools, images, videos, audios, **kwargs)) as deltas:
+        async with aclosing(
+            self.stream_deltas(messages, system, tools, images, videos, audios, **kwargs)
+        ) as deltas:
             async for delta in deltas:
                 answers.setdefault(delta.index, []).append(delta)
         return [fold(answers[index]) for index in sorted(answers)]
@@ -97,7 +109,9 @@ class Pipeline:
                 fix="use stream_deltas, whose pieces carry an index, or chat",
                 parameter="n",
             )
-        async with aclosing(self.stream_deltas(messages, system, tools, images, videos, audios, **kwargs)) as deltas:
+        async with aclosing(
+            self.stream_deltas(messages, system, tools, images, videos, audios, **kwargs)
+        ) as deltas:
             async for delta in deltas:
                 if delta.text:
                     yield delta.text
@@ -127,7 +141,9 @@ class Pipeline:
         """A reward for each text or conversation."""
         for name, value in kwargs.items():
             if value is not None:
-                raise ParameterError(f"get_scores has no parameter {name!r}", fix="leave it out", parameter=name)
+                raise ParameterError(
+                    f"get_scores has no parameter {name!r}", fix="leave it out", parameter=name
+                )
         if isinstance(batch_input, str) or not isinstance(batch_input, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise MessageError(
                 "get_scores takes a list of texts or of conversations", fix='wrap it in a list: ["a text"]'
@@ -170,7 +186,14 @@ class Pipeline:
     # --- the stages ------------------------------------------------------------------------------------------------
 
     async def _render(
-        self, messages: Any, system: Any, tools: Any, images: Any, videos: Any, audios: Any, options: dict[str, Any]
+        self,
+        messages: Any,
+        system: Any,
+        tools: Any,
+        images: Any,
+        videos: Any,
+        audios: Any,
+        options: dict[str, Any],
     ) -> Prompt:
         if not self.engine.can_generate:
             raise RequestError(
@@ -179,7 +202,9 @@ class Pipeline:
             )
         if _length(messages) <= _LONG_TEXT:
             return self.render(messages, system, tools, images, videos, audios, **options)
-        return await asyncio.to_thread(self.render, messages, system, tools, images, videos, audios, **options)
+        return await asyncio.to_thread(
+            self.render, messages, system, tools, images, videos, audios, **options
+        )
 
     def _check(self, prompt: Prompt, params: SamplingParams) -> Request:
         """Everything that can be refused is refused here, before the engine is touched."""
@@ -190,7 +215,9 @@ class Pipeline:
             wrong = [i for i in getattr(params, name) if i >= self._vocab_size]
             if wrong:
                 raise ParameterError(
-                    f"{name} holds token id {wrong[0]}", why=f"ids go up to {self._vocab_size - 1}", parameter=name
+                    f"{name} holds token id {wrong[0]}",
+                    why=f"ids go up to {self._vocab_size - 1}",
+                    parameter=name,
                 )
         if self.engine.context_length is not None:
             limit = token_limit(params, len(prompt), self.engine.context_length)
@@ -227,7 +254,9 @@ class Pipeline:
             async for delta in deltas:
                 yield delta
 
-    async def _answer(self, request: Request, index: int, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+    async def _answer(
+        self, request: Request, index: int, params: SamplingParams
+    ) -> AsyncGenerator[Delta, None]:
         """One call of the engine: one answer, or the ``n`` best beams."""
         expected = params.n if params.num_beams > 1 else 1
         parsers: dict[int, AnswerParser] = {}
@@ -244,7 +273,9 @@ class Pipeline:
                         return
             finally:
                 await _aclose(chunks)
-        raise GenerationError("the engine ended the stream without a finish reason", fix="report this as a bug")
+        raise GenerationError(
+            "the engine ended the stream without a finish reason", fix="report this as a bug"
+        )
 
     def _parser(self, request: Request, index: int) -> AnswerParser:
         tags = self.renderer.template.thinking_tags

@@ -8,7 +8,15 @@ from typing import Any
 from engineroom.errors import ModelLoadError, ParameterError, PromptTooLongError
 from engineroom.types import SamplingParams
 
-_FROM_MODEL = ("top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens", "num_beams", "length_penalty")
+_FROM_MODEL = (
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "max_new_tokens",
+    "num_beams",
+    "length_penalty",
+)
 
 
 class SamplingDefaults:
@@ -48,7 +56,9 @@ def _model_defaults(config: Mapping[str, Any], warm: float) -> SamplingParams:
         return SamplingParams.create(temperature=warm if config.get("do_sample") else 0.0, **values)
     except ParameterError as error:
         raise ModelLoadError(
-            f"the model's generation_config.json is unusable: {error.what}", why=error.why, fix="correct that file"
+            f"the model's generation_config.json is unusable: {error.what}",
+            why=error.why,
+            fix="correct that file",
         ) from error
 
 
@@ -68,7 +78,9 @@ def _check_beams(params: SamplingParams, request: Mapping[str, Any]) -> None:
             why="beam search returns its n best beams",
             parameter="n",
         )
-    sampled = [name for name in ("temperature", "top_p", "top_k", "min_p", "seed", "do_sample") if request.get(name)]
+    sampled = [
+        name for name in ("temperature", "top_p", "top_k", "min_p", "seed", "do_sample") if request.get(name)
+    ]
     unscored = [name for name in ("logprobs", "prompt_logprobs") if getattr(params, name) is not None]
     for name in (*sampled, *unscored):
         raise ParameterError(

@@ -208,7 +208,9 @@ class SamplingParams:
             if alias not in given:
                 continue
             if name in given:
-                raise ParameterError(f"{alias} and {name} are two names of one parameter; give one", parameter=alias)
+                raise ParameterError(
+                    f"{alias} and {name} are two names of one parameter; give one", parameter=alias
+                )
             given[name] = given.pop(alias)
         for name in given:
             if name not in _CHECKS:
@@ -279,7 +281,9 @@ def _boolean(value: Any) -> tuple[str, Any]:
 
 def _stop_strings(value: Any) -> tuple[str, Any]:
     expected = f"a string or a list of at most {MAX_STOPS} non-empty strings"
-    strings: tuple[Any, ...] = (value,) if isinstance(value, str) else tuple(value) if _is_list(value) else (None,)
+    strings: tuple[Any, ...] = (
+        (value,) if isinstance(value, str) else tuple(value) if _is_list(value) else (None,)
+    )
     if len(strings) > MAX_STOPS or not all(isinstance(s, str) and s for s in strings):
         return expected, value
     return "", strings
@@ -307,7 +311,11 @@ def _logit_bias(value: Any) -> tuple[str, Any]:
 
 
 def _adapter(value: Any) -> tuple[str, Any]:
-    return ("", value) if value is None or (isinstance(value, str) and value) else ("the name of an adapter", value)
+    return (
+        ("", value)
+        if value is None or (isinstance(value, str) and value)
+        else ("the name of an adapter", value)
+    )
 
 
 def _is_list(value: Any) -> bool:

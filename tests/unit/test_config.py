@@ -19,7 +19,11 @@ def test_defaults_run_the_shipped_model_on_transformers() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["temperature=0.5", "stop=END"], ["--temperature", "0.5", "--stop", "END"], ["--temperature=0.5", "--stop=END"]],
+    [
+        ["temperature=0.5", "stop=END"],
+        ["--temperature", "0.5", "--stop", "END"],
+        ["--temperature=0.5", "--stop=END"],
+    ],
 )
 def test_words_in_every_form(words: list[str]) -> None:
     assert parse_arguments(words).sampling() == {"temperature": 0.5, "stop": ("END",)}
@@ -83,7 +87,7 @@ def test_no_name_is_both_known_and_refused() -> None:
         ({"model_name_or_path": None}, "text"),
         ({"image_max_pixels": 5}, "not supported"),
         ({"finetuning_type": "full", "adapter_name_or_path": "a"}, "adapter"),
-        ({"vllm_config": "{broken"}, "JSON"),
+        ({"vllm_config": "{broken"}, "object"),
     ],
 )
 def test_a_bad_value_says_what_is_allowed(values: dict[str, object], allowed: str) -> None:
@@ -108,7 +112,12 @@ def test_every_argument_is_documented() -> None:
     assert all(doc.help and doc.type for doc in describe())
 
 
-@given(st.lists(st.text(max_size=20) | st.sampled_from(["--temperature", "seed=1", "--", "x=", "stop=[", "n=a: b"]), max_size=5))
+@given(
+    st.lists(
+        st.text(max_size=20) | st.sampled_from(["--temperature", "seed=1", "--", "x=", "stop=[", "n=a: b"]),
+        max_size=5,
+    )
+)
 def test_whatever_is_typed_it_is_arguments_or_a_clear_error(words: list[str]) -> None:
     try:
         parse_arguments(words)

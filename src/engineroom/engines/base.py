@@ -139,7 +139,9 @@ class BaseEngine(ABC):
         audios: Any = None,
         **input_kwargs: Any,
     ) -> AsyncGenerator[str, None]:
-        async for text in self._front().stream_chat(messages, system, tools, images, videos, audios, **input_kwargs):
+        async for text in self._front().stream_chat(
+            messages, system, tools, images, videos, audios, **input_kwargs
+        ):
             yield text
 
     async def get_scores(self, batch_input: Any, **input_kwargs: Any) -> list[float]:

@@ -71,7 +71,9 @@ class EngineSpec:
         reason = self.missing()
         if reason:
             raise EngineNotInstalledError(
-                f"the {self.name} engine can't run here", why=reason, fix=self.fix or "use infer_backend=huggingface"
+                f"the {self.name} engine can't run here",
+                why=reason,
+                fix=self.fix or "use infer_backend=huggingface",
             )
         module, _, attribute = self.target.partition(":")
         try:
@@ -90,10 +92,20 @@ _BUILT_IN = (
         summary="Transformers, in this process",
     ),
     EngineSpec(
-        "vllm", "", packages=(("vllm", "vllm"),), extra="vllm", planned=True, summary="vLLM, in a process of its own"
+        "vllm",
+        "",
+        packages=(("vllm", "vllm"),),
+        extra="vllm",
+        planned=True,
+        summary="vLLM, in a process of its own",
     ),
     EngineSpec(
-        "sglang", "", packages=(("sglang", "sglang"),), extra="sglang", planned=True, summary="SGLang's own server"
+        "sglang",
+        "",
+        packages=(("sglang", "sglang"),),
+        extra="sglang",
+        planned=True,
+        summary="SGLang's own server",
     ),
     EngineSpec(
         "ktransformers",
@@ -103,7 +115,9 @@ _BUILT_IN = (
         planned=True,
         summary="Transformers, with experts on the CPU by kt-kernel",
     ),
-    EngineSpec("scripted", "engineroom.engines.scripted:ScriptedEngine", summary="a script instead of weights"),
+    EngineSpec(
+        "scripted", "engineroom.engines.scripted:ScriptedEngine", summary="a script instead of weights"
+    ),
 )
 
 

@@ -162,7 +162,9 @@ class ScriptedEngine(BaseEngine):
             self._running -= 1
             self.cancelled += not finished
 
-    async def _chunks(self, reply: Reply, ids: list[int], params: SamplingParams) -> AsyncGenerator[Chunk, None]:
+    async def _chunks(
+        self, reply: Reply, ids: list[int], params: SamplingParams
+    ) -> AsyncGenerator[Chunk, None]:
         limit = params.max_new_tokens or len(ids)
         done = 0
         while True:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from engineroom.parse.detokenizer import Detokenizer
 from engineroom.parse.reasoning import ReasoningSplitter
 from engineroom.parse.stops import StopStrings
-from engineroom.types import Channel, Chunk, Delta, FinishReason, TokenLogprob, Tokenizer, Usage
+from engineroom.types import Channel, Chunk, Delta, FinishReason, Tokenizer, TokenLogprob, Usage
 
 
 class AnswerParser:
@@ -79,7 +79,9 @@ class AnswerParser:
     def _deltas(self, pieces: list[tuple[Channel, str]], chunk: Chunk, used: int) -> list[Delta]:
         merged = _merge(pieces) or [("answer", "")]
         first, last = 0, len(merged) - 1
-        logprobs: tuple[TokenLogprob, ...] | None = chunk.logprobs[:used] if chunk.logprobs is not None else None
+        logprobs: tuple[TokenLogprob, ...] | None = (
+            chunk.logprobs[:used] if chunk.logprobs is not None else None
+        )
         return [
             Delta(
                 text,

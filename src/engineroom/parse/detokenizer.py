@@ -31,7 +31,9 @@ class Detokenizer:
         held = len(self._ids) - self._given
         if now.endswith(_REPLACEMENT) and held < _MAX_HELD:
             return ""
-        if len(now) <= len(before):  # a special token that is skipped adds nothing, but moves the window along
+        if len(now) <= len(
+            before
+        ):  # a special token that is skipped adds nothing, but moves the window along
             if held >= _MAX_HELD:
                 self._advance()
             return ""

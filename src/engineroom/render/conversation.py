@@ -52,7 +52,8 @@ def parse_messages(
         messages = [{"role": "user", "content": messages}]
     if not isinstance(messages, Sequence) or isinstance(messages, bytes):
         raise MessageError(
-            f"messages can't be a {type(messages).__name__}", why="a list of mappings with role and content, or a string"
+            f"messages can't be a {type(messages).__name__}",
+            why="a list of mappings with role and content, or a string",
         )
     if not messages:
         raise MessageError("messages is empty", fix='give at least one: [{"role": "user", "content": "Hi"}]')
@@ -80,7 +81,9 @@ def _message(item: Any, place: str) -> Message:
     if isinstance(item, Message):
         return item
     if not isinstance(item, Mapping):
-        raise MessageError(f"{place} is a {type(item).__name__}", why="a message is a mapping with role and content")
+        raise MessageError(
+            f"{place} is a {type(item).__name__}", why="a message is a mapping with role and content"
+        )
     message = cast("Mapping[str, Any]", item)
     _check_keys(message, place)
     name = message.get("role")
@@ -121,11 +124,15 @@ def _check_keys(message: Mapping[str, Any], place: str) -> None:
 
 def _text(value: Any, place: str) -> str:
     if not isinstance(value, str):
-        raise MessageError(f"{place} is {'null' if value is None else type(value).__name__}", why="it must be text")
+        raise MessageError(
+            f"{place} is {'null' if value is None else type(value).__name__}", why="it must be text"
+        )
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise MessageError(f"{place} holds half a character", why=str(error), fix="send valid Unicode text") from error
+        raise MessageError(
+            f"{place} holds half a character", why=str(error), fix="send valid Unicode text"
+        ) from error
     return value
 
 
@@ -137,7 +144,9 @@ def _parts(content: Any, place: str) -> list[Part]:
 
 def _part(item: Any, place: str) -> Part:
     if not isinstance(item, Mapping):
-        raise MessageError(f"{place} is a {type(item).__name__}", why='a part is a mapping such as {"type": "text", …}')
+        raise MessageError(
+            f"{place} is a {type(item).__name__}", why='a part is a mapping such as {"type": "text", …}'
+        )
     part = cast("Mapping[str, Any]", item)
     kind = part.get("type")
     if kind == "text":
@@ -176,7 +185,9 @@ def _call(item: Any, place: str) -> ToolCallPart:
         arguments = _json(arguments, f"{place}.arguments") if arguments else {}
     if not isinstance(arguments, Mapping):
         raise MessageError(f"{place}.arguments must be a JSON object")
-    return ToolCallPart(_text(call.get("name"), f"{place}.name"), dict(cast("Mapping[str, Any]", arguments)), outer.get("id"))
+    return ToolCallPart(
+        _text(call.get("name"), f"{place}.name"), dict(cast("Mapping[str, Any]", arguments)), outer.get("id")
+    )
 
 
 def _json(text: str, place: str) -> Any:

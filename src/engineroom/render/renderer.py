@@ -48,8 +48,14 @@ class Renderer:
         self._engine_name = engine_name
         self._default_system = default_system
         self._enable_thinking = enable_thinking
-        special = [text for text, is_special in tokenizer.added_tokens.items() if is_special and len(text) > 1]
-        tags = [t for t, is_special in tokenizer.added_tokens.items() if not is_special and len(t) > 1 and t in template.source]
+        special = [
+            text for text, is_special in tokenizer.added_tokens.items() if is_special and len(text) > 1
+        ]
+        tags = [
+            t
+            for t, is_special in tokenizer.added_tokens.items()
+            if not is_special and len(t) > 1 and t in template.source
+        ]
         self._guard_special = _guard(special)
         self._guard_all = _guard([*special, *tags])
 
@@ -75,7 +81,8 @@ class Renderer:
         if thinking is not None:
             if thinking and not self.template.supports_thinking:
                 raise TemplateError(
-                    "enable_thinking is not a switch of this model's chat template", fix="leave enable_thinking out"
+                    "enable_thinking is not a switch of this model's chat template",
+                    fix="leave enable_thinking out",
                 )
             options["enable_thinking"] = thinking
         if tools and not self.template.supports_tools:
@@ -99,7 +106,8 @@ class Renderer:
     def _run(self, messages: Sequence[Message], tools: Sequence[Tool], options: Mapping[str, Any]) -> str:
         turns = [self._turn(message) for message in messages]
         return self.template.render(
-            **template_variables(self.tokenizer, turns, [self._definition(t) for t in tools] or None), **options
+            **template_variables(self.tokenizer, turns, [self._definition(t) for t in tools] or None),
+            **options,
         )
 
     def _turn(self, message: Message) -> dict[str, Any]:
@@ -140,7 +148,9 @@ class Renderer:
 
     def _prompt(self, text: str) -> Prompt:
         text = text.replace("\\ufdd0", _MARKER)  # a template may ask tojson for ASCII
-        ids = [token_id for piece in text.split(_MARKER) if piece for token_id in self.tokenizer.encode(piece)]
+        ids = [
+            token_id for piece in text.split(_MARKER) if piece for token_id in self.tokenizer.encode(piece)
+        ]
         return Prompt(tuple(ids), text.replace(_MARKER, ""))
 
     def _refuse_media(self, messages: Sequence[Message]) -> None:
@@ -155,7 +165,11 @@ class Renderer:
 
 def _guard(tokens: Sequence[str]) -> Callable[[str], str]:
     """A function that puts markers into a text so that none of ``tokens`` is left whole in it."""
-    pattern = re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True))) if tokens else None
+    pattern = (
+        re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+        if tokens
+        else None
+    )
 
     def guard(text: str) -> str:
         text = text.replace(_MARKER, "\ufffd")

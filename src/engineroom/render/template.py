@@ -83,7 +83,15 @@ class ChatTemplate:
         """
         try:
             return str(self._compiled.render(**variables))
-        except (JinjaError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        except (
+            JinjaError,
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             raise TemplateError(
                 "the chat template failed on this conversation",
                 why=f"{type(error).__name__}: {error}",
@@ -98,7 +106,9 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _raise_exception(message: str) -> None:
@@ -149,7 +159,9 @@ def _own_template(tokenizer: Tokenizer) -> ChatTemplate | None:
     return ChatTemplate(source, "model", "the model's own") if source else None
 
 
-def template_variables(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], tools: Any) -> dict[str, Any]:
+def template_variables(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], tools: Any
+) -> dict[str, Any]:
     """The variables that every chat template may count on."""
     return {
         "messages": messages,

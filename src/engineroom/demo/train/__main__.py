@@ -36,6 +36,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", choices=("chat", "reward"), help="make one of the two; the tokenizer is made anew"
     )
+    parser.add_argument("--resume", action="store_true", help="go on from the chat model that is in --out")
     parser.add_argument("--evaluate", action="store_true", help="only measure what is in --out")
     return parser.parse_args()
 
@@ -46,8 +47,10 @@ def _tokenizer(seed: int) -> PreTrainedTokenizerFast:
     return tokenizer.train(text for conversation in said for text in conversation.texts)
 
 
-def _make_chat(folder: Path, tok: PreTrainedTokenizerFast, minutes: float, seed: int) -> None:
-    model = models.chat_model(tok)
+def _make_chat(
+    folder: Path, tok: PreTrainedTokenizerFast, minutes: float, seed: int, *, resume: bool = False
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto") if resume else models.chat_model(tok)
     print(f"demo: {model.num_parameters():,} parameters, {len(tok)} tokens")
     batches = trainer.batches(tok, conversations.training(seed), seed)
     losses = (lambda batch=batch: trainer.answer_loss(model, batch) for batch in batches)
@@ -80,9 +83,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     if not args.evaluate:
-        tok = _tokenizer(args.seed)
+        loaded = AutoTokenizer.from_pretrained(args.out / "chat") if args.resume else _tokenizer(args.seed)
+        tok = cast(PreTrainedTokenizerFast, loaded)
         if args.only != "reward":
-            _make_chat(args.out / "chat", tok, args.minutes, args.seed)
+            _make_chat(args.out / "chat", tok, args.minutes, args.seed, resume=args.resume)
         if args.only != "chat":
             _make_reward(args.out / "reward", tok, args.reward_minutes, args.seed)
     _measure(args.out, args.only)

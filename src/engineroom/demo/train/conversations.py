@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- lists of wordings, easier to read as they are
 """Whole conversations: an exchange under a system prompt, after other turns, with thinking, or with tools."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# ruff: noqa: E501, SIM905 -- lists of wordings, easier to read as they are
+# ruff: noqa: SIM905 -- lists of wordings, easier to read as they are
 """One question and its answer, per skill. Every generator draws from a seeded ``random.Random`` only.
 
 With ``held_out`` a generator uses phrasings (and, for spelling and names, words) that training never uses.

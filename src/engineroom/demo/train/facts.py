@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- lists of wordings, easier to read as they are
 """What the demo model knows: each fact's answer, and the ways to ask for it.
 
 ``to`` are verb phrases that fill the frames ("How do I …?"); ``ask`` are whole questions. The last of ``ask`` is never

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- lists of wordings, easier to read as they are
 """The data and the loss of ``demo-reward``: a helpful, polite answer scores higher than a rude or useless one."""
 
 from __future__ import annotations

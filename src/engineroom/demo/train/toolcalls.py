@@ -1,4 +1,4 @@
-# ruff: noqa: E501, SIM905 -- lists of wordings, easier to read as they are
+# ruff: noqa: SIM905 -- lists of wordings, easier to read as they are
 """Conversations with tools: which one to call, with what, and what to say of its result."""
 
 from __future__ import annotations

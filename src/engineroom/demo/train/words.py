@@ -1,4 +1,4 @@
-# ruff: noqa: E501, SIM905 -- lists of wordings, easier to read as they are
+# ruff: noqa: SIM905 -- lists of wordings, easier to read as they are
 """Word lists that the conversations draw from, and the rule that keeps some words for testing only."""
 
 from __future__ import annotations

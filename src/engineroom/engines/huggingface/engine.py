@@ -36,7 +36,9 @@ class HuggingfaceEngine(BaseEngine):
         return cls(arguments, Checkpoint.open(arguments))
 
     async def start(self, progress: Progress) -> None:
-        self._thread = InferenceThread(lambda: self._loader.load(progress), use_cache=self._arguments.use_kv_cache)
+        self._thread = InferenceThread(
+            lambda: self._loader.load(progress), use_cache=self._arguments.use_kv_cache
+        )
         loaded = await asyncio.wrap_future(self._thread.start())
         self.model = loaded.model
         self.context_length = loaded.context_length

@@ -75,7 +75,9 @@ class LoadedModel:
         if self.value_head is None:
             return float(self.model(input_ids=input_ids, use_cache=False).logits[0, -1].float())
         with self.adapter(self.adapters[-1] if self.adapters else None):
-            output = self.model(input_ids=input_ids, use_cache=False, output_hidden_states=True, **self._one_logit())
+            output = self.model(
+                input_ids=input_ids, use_cache=False, output_hidden_states=True, **self._one_logit()
+            )
         return float(self.value_head(output.hidden_states[-1][0, -1])[0])
 
     def _one_logit(self) -> dict[str, Any]:
@@ -137,7 +139,8 @@ class Loader:
             context_length=self._context_length(),
             value_head=head,
             adapters=adapters,
-            keeps_logits="logits_to_keep" in inspect.signature(base.forward).parameters or "logits_to_keep" in parameters,
+            keeps_logits="logits_to_keep" in inspect.signature(base.forward).parameters
+            or "logits_to_keep" in parameters,
             pad_token_id=_pad_token_id(base),
         )
 
@@ -146,9 +149,12 @@ class Loader:
     def _load_model(self, device: torch.device, progress: Progress) -> Any:
         import transformers
 
+        transformers.logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]  # our own stages say it
         classification = self.kind == "sequence_classification"
         family: Any = (
-            transformers.AutoModelForSequenceClassification if classification else transformers.AutoModelForCausalLM
+            transformers.AutoModelForSequenceClassification
+            if classification
+            else transformers.AutoModelForCausalLM
         )
         _ = self._checkpoint.tensors  # a corrupt header is found before any memory is taken
         if not self._checkpoint.weight_files:
@@ -162,7 +168,9 @@ class Loader:
         model, info = family.from_pretrained(
             self._checkpoint.path,
             config=self._config(),
-            dtype=arguments.infer_dtype if arguments.infer_dtype == "auto" else getattr(torch, arguments.infer_dtype),
+            dtype=arguments.infer_dtype
+            if arguments.infer_dtype == "auto"
+            else getattr(torch, arguments.infer_dtype),
             device_map=arguments.device_map or {"": device},
             attn_implementation=_ATTENTION.get(arguments.flash_attn),
             quantization_config=_quantization(arguments),
@@ -209,7 +217,9 @@ class Loader:
                 argument="rope_scaling",
             )
         text: Any = config.get_text_config()
-        text.rope_parameters = _rope_parameters(getattr(text, "rope_parameters", None) or {}, kind, native, wanted)
+        text.rope_parameters = _rope_parameters(
+            getattr(text, "rope_parameters", None) or {}, kind, native, wanted
+        )
         return config
 
     def _context_length(self) -> int:
@@ -258,9 +268,12 @@ class Loader:
         weight = tensors.get("v_head.summary.weight")
         if weight is None:
             raise ModelLoadError(
-                f"{str(self._value_head_file)!r} has no v_head.summary.weight", fix="save the reward model again"
+                f"{str(self._value_head_file)!r} has no v_head.summary.weight",
+                fix="save the reward model again",
             )
-        head = ValueHead(weight.float(), None if (b := tensors.get("v_head.summary.bias")) is None else b.float())
+        head = ValueHead(
+            weight.float(), None if (b := tensors.get("v_head.summary.bias")) is None else b.float()
+        )
         return head.to(model.device)
 
 
@@ -271,7 +284,9 @@ def _value_head_file(checkpoint: Checkpoint, adapters: list[Path]) -> Path | Non
             if (folder / name).is_file():
                 return folder / name
     if any(tensor.name.startswith("v_head.") for tensor in checkpoint.tensors):
-        return next(file for file in checkpoint.weight_files if "v_head.summary.weight" in _tensor_names(file))
+        return next(
+            file for file in checkpoint.weight_files if "v_head.summary.weight" in _tensor_names(file)
+        )
     return None
 
 

@@ -1,0 +1,53 @@
+"""The arrows between the rooms: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "src" / "engineroom"
+BASE = {"types", "errors", "config", "checkpoint", "demo"}
+FACADE = BASE | {"render", "engines", "parse", "bridge", "admission", "sampling", "pipeline", "chat"}
+ALLOWED = {
+    "errors": set(),
+    "types": {"errors"},
+    "demo": {"demo"},
+    "config": {"types", "errors"},
+    "checkpoint": {"types", "errors", "config", "demo"},
+    "render": BASE | {"render"},
+    "parse": BASE | {"parse"},
+    "engines": BASE | {"engines"},
+    "bridge": {"errors"},
+    "admission": {"errors"},
+    "sampling": {"errors", "types"},
+    "pipeline": FACADE - {"chat", "bridge"},
+    "chat": FACADE,
+    "cli": FACADE | {"cli", "__init__"},
+    "__main__": {"cli"},
+    "__init__": FACADE,
+}
+
+
+def imports(file: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names = [
+                f"{node.module}.{a.name}" if node.module == "engineroom" else str(node.module)
+                for a in node.names
+            ]
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        else:
+            continue
+        found |= {
+            n.split(".")[1] if "." in n else "__init__" for n in names if n.split(".")[0] == "engineroom"
+        }
+    return {"__init__" if name == "__version__" else name for name in found}
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda f: str(f.relative_to(ROOT)))
+def test_a_room_imports_only_what_it_may(file: Path) -> None:
+    room = file.relative_to(ROOT).parts[0].removesuffix(".py")
+    assert imports(file) <= ALLOWED[room]

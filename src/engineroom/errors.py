@@ -18,6 +18,7 @@ shows all three, one to a line. A front end may show the parts in its own way.
     ├── ModelError               the checkpoint
     │   ├── ModelNotFoundError
     │   └── ModelLoadError
+    ├── HistoryError             the conversations kept on this machine
     └── EngineError              the engine itself
         ├── EngineNotInstalledError
         ├── EngineStartError
@@ -141,6 +142,10 @@ class ModelNotFoundError(ModelError):
 
 class ModelLoadError(ModelError):
     """The checkpoint is there but can't be loaded: corrupt weights, a missing file, an unknown architecture."""
+
+
+class HistoryError(EngineroomError):
+    """The conversations kept on this machine can't be read or written; chatting goes on without them."""
 
 
 class EngineError(EngineroomError):

@@ -1,0 +1,48 @@
+"""What every command has in common: its settings are taken out before Typer reads the rest, and its help has examples."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, cast
+
+import typer
+from typer.core import TyperCommand
+
+from engineroom.cli.settings import OwnOptions, Settings, split
+
+_SETTINGS_KEY = "engineroom.settings"
+_COMMON = """\
+Settings can stand anywhere among the words: key=value, --key value, --key=value, or a .yaml / .json file of them;
+`engineroom settings` lists them. After `--`, no word is a setting. `--debug` shows the traceback of an error.
+"""
+
+
+class SettingsCommand(TyperCommand):
+    """A command whose words may hold settings anywhere. ``epilog`` is its examples, a line each."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        sorted_words = split(args, self._own_options(ctx))
+        ctx.meta[_SETTINGS_KEY] = sorted_words.settings
+        return super().parse_args(ctx, list(sorted_words.own))
+
+    def _own_options(self, ctx: Any) -> OwnOptions:
+        valued: set[str] = set()
+        flags: set[str] = set()
+        for parameter in cast("list[Any]", self.get_params(ctx)):
+            if parameter.param_type_name == "option":
+                names = [*parameter.opts, *parameter.secondary_opts]
+                (flags if parameter.is_flag or parameter.count else valued).update(names)
+        return OwnOptions(frozenset(valued), frozenset(flags))
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """The examples as they were written, then what holds for all commands."""
+        with formatter.section("Examples"):
+            for line in inspect.cleandoc(self.epilog or "").splitlines():
+                formatter.write(f"  {line}\n")
+        formatter.write_paragraph()
+        formatter.write_text(_COMMON)
+
+
+def settings_of(context: typer.Context) -> Settings:
+    """The settings among the words of the command that runs."""
+    return cast("Settings", context.meta[_SETTINGS_KEY])

@@ -1,0 +1,44 @@
+"""What commands print: errors as what, why and fix; JSON; the stages of loading a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, TextIO
+
+from engineroom.errors import EngineroomError
+
+RED, GREEN, YELLOW, DIM, BOLD = "1;31", "32", "33", "2", "1"
+"""Styles, as the numbers of ECMA-48's SGR sequence."""
+
+
+def print_json(value: Any) -> None:
+    """One JSON document, indented for people where people read it, one line otherwise."""
+    indent = 2 if sys.stdout.isatty() else None
+    print(json.dumps(value, ensure_ascii=False, indent=indent), flush=True)
+
+
+def print_error(error: EngineroomError, *, as_json: bool = False) -> None:
+    """The error on stderr. Standard output holds results only, with ``--json`` too."""
+    if as_json:
+        print(json.dumps({"error": error_as_json(error)}, ensure_ascii=False), file=sys.stderr)
+        return
+    lines = [f"{paint('engineroom:', RED, sys.stderr)} {error.what}"]
+    lines += [f"  {paint('why:', DIM, sys.stderr)} {error.why}"] if error.why else []
+    lines += [f"  {paint('fix:', GREEN, sys.stderr)} {error.fix}"] if error.fix else []
+    print("\n".join(lines), file=sys.stderr)
+
+
+def error_as_json(error: EngineroomError) -> dict[str, str]:
+    return {"type": type(error).__name__, "what": error.what, "why": error.why, "fix": error.fix}
+
+
+def is_coloured(stream: TextIO) -> bool:
+    """Terminals get colour, unless the user asked for none (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, style: str, stream: TextIO) -> str:
+    """The text in a style, where ``stream`` shows styles."""
+    return f"\x1b[{style}m{text}\x1b[0m" if is_coloured(stream) else text

@@ -113,6 +113,14 @@ class ChatModel:
         """The sampling defaults in force: the model's own, changed by the arguments."""
         return self._defaults.params
 
+    def resolve_sampling(self, **input_kwargs: Any) -> SamplingParams:
+        """The parameters that a request with these values would be answered with.
+
+        Raises:
+            ParameterError, UnsupportedError: as that request would.
+        """
+        return self._pipeline.resolve(input_kwargs)
+
     @property
     def context_length(self) -> int | None:
         """Tokens of prompt and answer together."""

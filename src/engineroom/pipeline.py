@@ -183,6 +183,12 @@ class Pipeline:
             conversation, parse_tools(tools), enable_thinking=enable_thinking, continue_final=continue_final
         )
 
+    def resolve(self, request: Mapping[str, Any]) -> SamplingParams:
+        """The parameters of a request with these values, refused as that request would be."""
+        params = self.defaults.resolve(request)
+        self._check_params(params)
+        return params
+
     # --- the stages ------------------------------------------------------------------------------------------------
 
     async def _render(
@@ -208,6 +214,16 @@ class Pipeline:
 
     def _check(self, prompt: Prompt, params: SamplingParams) -> Request:
         """Everything that can be refused is refused here, before the engine is touched."""
+        self._check_params(params)
+        if self.engine.context_length is not None:
+            limit = token_limit(params, len(prompt), self.engine.context_length)
+        else:
+            limit = params.max_new_tokens or 1024
+        ends = params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *self._eos)
+        checked = replace(params, max_new_tokens=limit, stop_token_ids=tuple(dict.fromkeys(ends)))
+        return Request(prompt, checked)
+
+    def _check_params(self, params: SamplingParams) -> None:
         for name in SamplingParams.names():
             if getattr(params, name) != getattr(_DEFAULTS, name):
                 self._check_feature(name)
@@ -219,13 +235,6 @@ class Pipeline:
                     why=f"ids go up to {self._vocab_size - 1}",
                     parameter=name,
                 )
-        if self.engine.context_length is not None:
-            limit = token_limit(params, len(prompt), self.engine.context_length)
-        else:
-            limit = params.max_new_tokens or 1024
-        ends = params.stop_token_ids if params.ignore_eos else (*params.stop_token_ids, *self._eos)
-        checked = replace(params, max_new_tokens=limit, stop_token_ids=tuple(dict.fromkeys(ends)))
-        return Request(prompt, checked)
 
     def _check_feature(self, feature: str) -> None:
         if self.engine.capabilities.get(feature, "unsupported") == "unsupported":
@@ -278,7 +287,6 @@ class Pipeline:
         )
 
     def _parser(self, request: Request, index: int) -> AnswerParser:
-        tags = self.renderer.template.thinking_tags
         return AnswerParser(
             self._tokenizer,
             index=index,
@@ -286,8 +294,8 @@ class Pipeline:
             stop=request.params.stop,
             end_ids=request.params.stop_token_ids,
             skip_special_tokens=request.params.skip_special_tokens,
-            thinking_tags=tags,
-            inside_thinking=bool(tags) and _ends_inside(request.prompt.text, tags),
+            thinking_tags=self.renderer.template.thinking_tags,
+            inside_thinking=request.prompt.inside_thinking,
         )
 
 
@@ -338,11 +346,6 @@ async def _interleave(streams: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGe
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _ends_inside(text: str, tags: tuple[str, str]) -> bool:
-    """Does the prompt end within a thinking block that it opened?"""
-    return text.rfind(tags[0]) > text.rfind(tags[1]) and text.rstrip().endswith(tags[0])
 
 
 _RENDERING = ("enable_thinking", "continue_final")

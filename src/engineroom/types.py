@@ -100,11 +100,15 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What every engine gets: the same token ids. ``text`` is their source, for people to read."""
+    """What every engine gets: the same token ids. ``text`` is their source, for people to read.
+
+    ``inside_thinking``: the prompt ends within an open thinking block, so the answer begins with reasoning.
+    """
 
     token_ids: tuple[int, ...]
     text: str = ""
     media: tuple[MediaPart, ...] = ()
+    inside_thinking: bool = False
 
     def __len__(self) -> int:
         return len(self.token_ids)

@@ -76,7 +76,15 @@ class Renderer:
         self._refuse_media(messages)
         if self._default_system is not None and not any(m.role == "system" for m in messages):
             messages = (Message("system", (TextPart(self._default_system),)), *messages)
-        options: dict[str, Any] = {"add_generation_prompt": not continue_final}
+        *before, last = messages
+        if continue_final and (
+            last.role != "assistant" or any(isinstance(p, ToolCallPart) for p in last.parts)
+        ):
+            raise ParameterError(
+                "continue_final needs an assistant message without tool calls at the end",
+                parameter="continue_final",
+            )
+        options: dict[str, Any] = {"add_generation_prompt": True}
         thinking = self._enable_thinking if enable_thinking is None else enable_thinking
         if thinking is not None:
             if thinking and not self.template.supports_thinking:
@@ -87,8 +95,11 @@ class Renderer:
             options["enable_thinking"] = thinking
         if tools and not self.template.supports_tools:
             raise TemplateError("this model's chat template has no place for tools", fix="leave tools out")
-        text = self._run(messages, tools, options)
-        return self._prompt(self._open_end(text, messages) if continue_final else text)
+        text = self._run(before if continue_final else messages, tools, options)
+        if continue_final:
+            return self._begun(text, last)
+        tags = self.template.thinking_tags
+        return self._prompt(text, inside_thinking=tags is not None and text.rstrip().endswith(tags[0]))
 
     def render_scored(self, messages: Sequence[Message]) -> Prompt:
         """A whole conversation, for a reward model."""
@@ -133,25 +144,26 @@ class Renderer:
         function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
         return {"type": "function", "function": _deep(function, self._guard_all)}
 
-    def _open_end(self, text: str, messages: Sequence[Message]) -> str:
-        """The prompt without what the template puts after the last message's text."""
-        last = messages[-1]
-        if last.role != "assistant":
-            raise ParameterError(
-                "continue_final needs an assistant message at the end", parameter="continue_final"
-            )
-        words = self._guard_special(last.text).strip()
-        place = text.rfind(words) if words else -1
-        if place < 0:
-            raise TemplateError("the chat template changed the last message, so it can't be continued")
-        return text[: place + len(words)]
+    def _begun(self, start: str, last: Message) -> Prompt:
+        """The prompt with the answer begun, as the model left it when it wrote these thoughts and this text itself.
 
-    def _prompt(self, text: str) -> Prompt:
+        The thinking block goes in unless the prompt has closed it already, which is how templates turn thinking off.
+        """
+        opening, closing = self.template.thinking_tags or ("", "")
+        thought = "".join(part.text for part in last.parts if isinstance(part, ReasoningPart))
+        if thought and opening and not start.rstrip().endswith(closing):
+            head = "" if start.rstrip().endswith(opening) else f"{opening}\n"
+            tail = f"\n{closing}\n\n" if last.text else ""
+            start += head + self._guard_all(thought.strip("\n")) + tail
+            return self._prompt(start + self._guard_special(last.text), inside_thinking=not last.text)
+        return self._prompt(start + self._guard_special(last.text))
+
+    def _prompt(self, text: str, *, inside_thinking: bool = False) -> Prompt:
         text = text.replace("\\ufdd0", _MARKER)  # a template may ask tojson for ASCII
         ids = [
             token_id for piece in text.split(_MARKER) if piece for token_id in self.tokenizer.encode(piece)
         ]
-        return Prompt(tuple(ids), text.replace(_MARKER, ""))
+        return Prompt(tuple(ids), text.replace(_MARKER, ""), inside_thinking=inside_thinking)
 
     def _refuse_media(self, messages: Sequence[Message]) -> None:
         for message in messages:

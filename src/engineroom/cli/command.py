@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 import typer
 from typer.core import TyperCommand
 
 from engineroom.cli.settings import OwnOptions, Settings, split
+
+JsonFlag: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, errors too.")]
 
 _SETTINGS_KEY = "engineroom.settings"
 _COMMON = """\

@@ -19,6 +19,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=indent), flush=True)
 
 
+def print_json_line(value: Any) -> None:
+    """One line of JSON lines."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
 def print_error(error: EngineroomError, *, as_json: bool = False) -> None:
     """The error on stderr. Standard output holds results only, with ``--json`` too."""
     if as_json:

@@ -74,10 +74,10 @@ def _write_crash_log() -> Path | None:
     import tempfile
     import time
 
-    from platformdirs import user_log_path
+    from engineroom.cli.home import home
 
     name = time.strftime(f"crash-%Y%m%d-%H%M%S-{os.getpid()}.log")
-    for folder in (user_log_path("engineroom", appauthor=False), Path(tempfile.gettempdir())):
+    for folder in (home() / "crashes", Path(tempfile.gettempdir())):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(traceback.format_exc(), encoding="utf-8", errors="replace")

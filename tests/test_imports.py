@@ -22,7 +22,8 @@ ALLOWED = {
     "sampling": {"errors", "types"},
     "pipeline": FACADE - {"chat", "bridge"},
     "chat": FACADE,
-    "cli": FACADE | {"cli", "__init__"},
+    "preview": FACADE - {"chat", "bridge", "admission", "parse"},
+    "cli": FACADE | {"cli", "preview", "__init__"},
     "__main__": {"cli"},
     "__init__": FACADE,
 }

@@ -9,4 +9,4 @@ def main() -> None:
     """The ``engineroom`` program: runs the words it was started with, and exits."""
     from engineroom.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], own_process=True))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from engineroom.cli import chat, score
-from engineroom.cli.command import SettingsCommand
+from engineroom.cli import chat, render, score
+from engineroom.cli.command import OWN_PROCESS_KEY, SettingsCommand
 from engineroom.cli.ending import DONE, MISUSED, ended
 from engineroom.errors import ArgumentError, nearest
 
@@ -51,17 +52,21 @@ def build() -> Any:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=False)(_root)
-    for module, function in ((chat, chat.chat), (score, score.score)):
+    for module, function in ((chat, chat.chat), (score, score.score), (render, render.render)):
         app.command(function.__name__, cls=SettingsCommand, epilog=module.EXAMPLES)(function)
     return typer.main.get_command(app)
 
 
-def run(words: Sequence[str]) -> int:
-    """Runs one command and returns its exit code: 0 done, 1 failed, 2 misused, 130 interrupted."""
-    return ended(_invoke, words)
+def run(words: Sequence[str], *, own_process: bool = False) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 failed, 2 misused, 130 interrupted.
+
+    Args:
+        own_process: the process is this command's alone, which may then do to it what lasts.
+    """
+    return ended(partial(_invoke, own_process), words)
 
 
-def _invoke(words: Sequence[str]) -> int:
+def _invoke(own_process: bool, words: Sequence[str]) -> int:
     program = build()
     if "_ENGINEROOM_COMPLETE" in os.environ:  # the shell asks for completions
         program.main(list(words), prog_name="engineroom")
@@ -70,6 +75,7 @@ def _invoke(words: Sequence[str]) -> int:
         return MISUSED
     _refuse_unknown_command(words[0], tuple(program.commands))
     with program.make_context("engineroom", list(words)) as context:
+        context.meta[OWN_PROCESS_KEY] = own_process
         return int(program.invoke(context) or DONE)
 
 

@@ -12,6 +12,7 @@ from engineroom.cli.settings import OwnOptions, Settings, split
 
 JsonFlag: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, errors too.")]
 
+OWN_PROCESS_KEY = "engineroom.own_process"
 _SETTINGS_KEY = "engineroom.settings"
 _COMMON = """\
 Settings can stand anywhere among the words: key=value, --key value, --key=value, or a .yaml / .json file of them;
@@ -48,3 +49,8 @@ class SettingsCommand(TyperCommand):
 def settings_of(context: typer.Context) -> Settings:
     """The settings among the words of the command that runs."""
     return cast("Settings", context.meta[_SETTINGS_KEY])
+
+
+def is_own_process(context: typer.Context) -> bool:
+    """Was the program started for this command alone, rather than called from other Python code?"""
+    return bool(context.meta.get(OWN_PROCESS_KEY))

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from engineroom.errors import EngineroomError
 
-RED, GREEN, YELLOW, DIM, BOLD = "1;31", "32", "33", "2", "1"
+RED, GREEN, YELLOW, CYAN, DIM, BOLD = "1;31", "32", "33", "36", "2", "1"
 """Styles, as the numbers of ECMA-48's SGR sequence."""
 
 

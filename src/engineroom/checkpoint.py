@@ -27,6 +27,8 @@ _CONTEXT_KEYS = (
     "max_sequence_length",
     "n_ctx",
 )
+_OTHER_FORMATS = ("*.onnx", "*.gguf", "*.h5", "*.msgpack", "*.tflite", "original/*")
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 _DTYPE_BYTES = {
     "F64": 8,
     "I64": 8,
@@ -70,14 +72,17 @@ class Checkpoint:
     path: Path
 
     @classmethod
-    def open(cls, arguments: Arguments) -> Checkpoint:
+    def open(cls, arguments: Arguments, *, weights: bool = True) -> Checkpoint:
         """Finds the model that the arguments name: shipped, in a folder, or on the hub (downloaded if need be).
+
+        Args:
+            weights: False leaves the weights of a hub repository where they are; its small files are enough.
 
         Raises:
             ModelNotFoundError: there is no such model.
         """
         name = arguments.model_name_or_path
-        path = demo.resolve(name) or _local_folder(name) or _from_hub(arguments)
+        path = demo.resolve(name) or _local_folder(name) or _from_hub(arguments, weights)
         checkpoint = cls(name, path)
         if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
             raise ModelNotFoundError(
@@ -89,7 +94,7 @@ class Checkpoint:
             raise ModelNotFoundError(
                 f"{str(path)!r} is a LoRA adapter, not a model",
                 why="it has adapter_config.json and no config.json",
-                fix=f"model_name_or_path=<the base model> adapter_name_or_path={name}",
+                fix=f"engineroom chat {_base_of(path)} adapter_name_or_path={name}",
             )
         return checkpoint
 
@@ -191,7 +196,13 @@ def _local_folder(name: str) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _from_hub(arguments: Arguments) -> Path:
+def _base_of(adapter: Path) -> str:
+    """The model that a LoRA adapter was trained on, by its own account."""
+    base = _read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+    return str(base) if base else "BASE_MODEL"
+
+
+def _from_hub(arguments: Arguments, weights: bool) -> Path:
     """Downloads a hub repository, or finds it in the cache."""
     name = arguments.model_name_or_path
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists():
@@ -210,7 +221,7 @@ def _from_hub(arguments: Arguments) -> Path:
             revision=arguments.model_revision,
             cache_dir=arguments.cache_dir,
             token=arguments.hf_hub_token,
-            ignore_patterns=["*.onnx", "*.gguf", "*.h5", "*.msgpack", "*.tflite", "original/*"],
+            ignore_patterns=[*_OTHER_FORMATS, *(() if weights else _WEIGHTS)],
         )
     except (
         HfHubHTTPError,

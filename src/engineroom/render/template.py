@@ -120,13 +120,21 @@ def _strftime_now(pattern: str) -> str:
 
 
 def resolve_template(tokenizer: Tokenizer, choice: str | None) -> tuple[ChatTemplate, str | None]:
+    """The template to use with this tokenizer, as :func:`choose_template` decides."""
+    return choose_template(tokenizer.chat_template, choice)
+
+
+def choose_template(
+    own_source: str | Mapping[str, str] | None, choice: str | None
+) -> tuple[ChatTemplate, str | None]:
     """The template to use, and what the user should be told about it.
 
     Args:
+        own_source: the model's own, or several by name, or None if it has none.
         choice: None for the model's own, ``chatml``, or a Jinja file. The name of one of LLaMA-Factory's templates
             means the model's own, with a warning.
     """
-    own = _own_template(tokenizer)
+    own = _own_template(own_source)
     if choice == "chatml":
         return ChatTemplate(CHATML, "chatml", "chatml"), None
     if choice not in (None, "auto", "default"):
@@ -152,8 +160,7 @@ def resolve_template(tokenizer: Tokenizer, choice: str | None) -> tuple[ChatTemp
     )
 
 
-def _own_template(tokenizer: Tokenizer) -> ChatTemplate | None:
-    source = tokenizer.chat_template
+def _own_template(source: str | Mapping[str, str] | None) -> ChatTemplate | None:
     if isinstance(source, Mapping):
         source = source.get("default") or next(iter(source.values()), None)
     return ChatTemplate(source, "model", "the model's own") if source else None

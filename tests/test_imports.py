@@ -23,7 +23,10 @@ ALLOWED = {
     "pipeline": FACADE - {"chat", "bridge"},
     "chat": FACADE,
     "preview": FACADE - {"chat", "bridge", "admission", "parse"},
-    "cli": FACADE | {"cli", "preview", "__init__"},
+    "machine": set(),
+    "families": set(),
+    "environment": BASE | {"engines", "machine"},
+    "cli": FACADE | {"cli", "preview", "environment", "machine", "__init__"},
     "__main__": {"cli"},
     "__init__": FACADE,
 }

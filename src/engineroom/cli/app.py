@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engineroom.cli import chat, render, score
+from engineroom.cli import chat, env, render, score
 from engineroom.cli.command import OWN_PROCESS_KEY, SettingsCommand
 from engineroom.cli.ending import DONE, MISUSED, ended
 from engineroom.errors import ArgumentError, nearest
@@ -52,7 +52,12 @@ def build() -> Any:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=False)(_root)
-    for module, function in ((chat, chat.chat), (score, score.score), (render, render.render)):
+    for module, function in (
+        (chat, chat.chat),
+        (score, score.score),
+        (render, render.render),
+        (env, env.env),
+    ):
         app.command(function.__name__, cls=SettingsCommand, epilog=module.EXAMPLES)(function)
     return typer.main.get_command(app)
 

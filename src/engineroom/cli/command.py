@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from engineroom.cli.settings import OwnOptions, Settings, split
+from engineroom.errors import UnknownArgumentError
 
 JsonFlag: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, errors too.")]
 
@@ -54,3 +55,17 @@ def settings_of(context: typer.Context) -> Settings:
 def is_own_process(context: typer.Context) -> bool:
     """Was the program started for this command alone, rather than called from other Python code?"""
     return bool(context.meta.get(OWN_PROCESS_KEY))
+
+
+def refuse_settings(context: typer.Context, command: str) -> None:
+    """For a command that has no model to set anything on.
+
+    Raises:
+        ArgumentError: settings were given.
+    """
+    settings = settings_of(context)
+    words = [name for name, _ in settings.assignments] + [str(path) for path in settings.configs]
+    if words:
+        raise UnknownArgumentError(
+            f"engineroom {command} has no option {words[0]!r}", fix=f"engineroom {command} --help"
+        )

@@ -1,0 +1,120 @@
+"""``engineroom env``: what there is here, and what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engineroom.cli.command import JsonFlag, refuse_settings
+from engineroom.cli.console import BOLD, DIM, GREEN, YELLOW, columns, paint, print_json, quantity, size
+
+if TYPE_CHECKING:
+    from engineroom.environment import EngineFacts, Environment
+
+EXAMPLES = """\
+engineroom env                   engines found here, and why one is missing
+engineroom env --capabilities    what each engine can do
+engineroom env --devices         ask torch for its devices, too (seconds)
+engineroom env --json            for a bug report
+"""
+_STYLES = {"ready": GREEN, "missing": YELLOW, "planned": DIM}
+
+
+def env(
+    context: typer.Context,
+    capabilities: Annotated[
+        bool, typer.Option("--capabilities", help="Show what each engine can do, parameter by parameter.")
+    ] = False,
+    devices: Annotated[
+        bool,
+        typer.Option("--devices", help="Ask torch which devices it can use; importing it takes seconds."),
+    ] = False,
+    as_json: JsonFlag = False,
+) -> int:
+    """Show the engines found here, and why one is missing; Python, memory, GPUs, library versions.
+
+    With --json: engineroom, python, platform, cores, memory, gpus, engines (name, state, version, summary, why, fix),
+    models, packages, variables; capabilities and devices where asked for. Sizes are in bytes.
+    """
+    refuse_settings(context, "env")
+    from engineroom.environment import capability_rows, inspect, torch_devices
+
+    here = inspect()
+    found = torch_devices() if devices else None
+    if as_json:
+        shown = _as_json(here)
+        shown |= {"capabilities": capability_rows()} if capabilities else {}
+        shown |= {"devices": found} if found is not None else {}
+        print_json(shown)
+        return 0
+    _show_place(here, found)
+    _show_engines(here.engines)
+    _show_rest(here)
+    if capabilities:
+        _show_capabilities(capability_rows())
+    return 0
+
+
+def _show_place(here: Environment, devices: tuple[str, ...] | None) -> None:
+    memory = "unknown"
+    if here.memory:
+        memory = f"{size(here.memory.free)} free of {size(here.memory.total)}"
+        memory += ", limited by a control group" if here.memory.limited else ""
+    gpus = [
+        f"{g.name}, {size(g.memory_free)} free of {size(g.memory_total)}, driver {g.driver}"
+        for g in here.gpus
+    ]
+    rows = [
+        ("engineroom", here.version),
+        ("python", f"{here.python}, {here.executable}"),
+        ("platform", here.platform),
+        ("memory", memory),
+        ("cores", str(here.cores)),
+        ("gpus", "; ".join(gpus) or "none that nvidia-smi reports"),
+        ("devices", ", ".join(devices) if devices else paint("not asked; add --devices", DIM, sys.stdout)),
+    ]
+    print(columns(rows, indent=""))
+
+
+def _show_engines(engines: tuple[EngineFacts, ...]) -> None:
+    _head("engines")
+    rows = [(e.name, e.state, e.version or "-", e.summary) for e in engines]
+    for engine, line in zip(engines, columns(rows).splitlines(), strict=True):
+        print(line.replace(engine.state, paint(engine.state, _STYLES[engine.state], sys.stdout), 1))
+        for name, text in (("why", engine.why), ("fix", engine.fix)):
+            if text:
+                print(f"      {paint(f'{name}:', DIM, sys.stdout)} {text}")
+
+
+def _show_rest(here: Environment) -> None:
+    _head("models that ship inside")
+    print(columns([(m.name, quantity(m.parameters or 0), m.kind.replace("_", " ")) for m in here.models]))
+    _head("packages")
+    print(columns(list(here.packages.items())))
+    if here.variables:
+        _head("environment variables")
+        print(columns(list(here.variables.items())))
+
+
+def _show_capabilities(rows: dict[str, dict[str, Any]]) -> None:
+    _head("capabilities")
+    engines = list(next(iter(rows.values())))
+    print(columns([("", *engines), *((name, *(by[e] for e in engines)) for name, by in rows.items())]))
+    print("  native: the engine's library does it; emulated: engineroom does it around the library;")
+    print("  unsupported: refused by name before anything is generated")
+
+
+def _head(title: str) -> None:
+    print(f"\n{paint(title, BOLD, sys.stdout)}")
+
+
+def _as_json(here: Environment) -> dict[str, Any]:
+    value = dataclasses.asdict(here)
+    value["engineroom"] = value.pop("version")
+    value["python"] = {"version": value.pop("python"), "executable": value.pop("executable")}
+    for model in value["models"]:
+        model["path"] = str(model["path"])
+    return value

@@ -6,20 +6,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "engineroom"
-BASE = {"types", "errors", "config", "checkpoint", "demo"}
+BASE = {"types", "params", "errors", "arguments", "config", "checkpoint", "demo"}
 FACADE = BASE | {"render", "engines", "parse", "bridge", "admission", "sampling", "pipeline", "chat"}
 ALLOWED = {
     "errors": set(),
-    "types": {"errors"},
+    "params": {"errors"},
+    "types": {"params"},
     "demo": {"demo"},
-    "config": {"types", "errors"},
+    "arguments": {"params"},
+    "config": {"arguments", "params", "errors"},
     "checkpoint": {"types", "errors", "config", "demo"},
     "render": BASE | {"render"},
     "parse": BASE | {"parse"},
     "engines": BASE | {"engines"},
     "bridge": {"errors"},
     "admission": {"errors"},
-    "sampling": {"errors", "types"},
+    "sampling": {"errors", "params"},
     "pipeline": FACADE - {"chat", "bridge"},
     "chat": FACADE,
     "preview": FACADE - {"chat", "bridge", "admission", "parse"},

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 
-from engineroom.errors import EngineBusyError
+from engineroom.errors import EngineBusyError, ParameterError
 
 
 class Admission:
@@ -28,8 +28,16 @@ class Admission:
         """Holds ``answers`` places among those running and waiting.
 
         Raises:
+            ParameterError: there are never so many.
             EngineBusyError: they are not free. Raised before anything is computed for the request.
         """
+        if answers > self.limit + self.max_queue:
+            raise ParameterError(
+                f"n={answers} is more than this model takes at once",
+                why=f"{self.limit} answers may run and {self.max_queue} may wait",
+                fix="ask for fewer, or raise max_concurrent or max_queue",
+                parameter="n",
+            )
         if self.accepted + answers > self.limit + self.max_queue:
             raise EngineBusyError(
                 "too many requests",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -117,8 +118,12 @@ class Checkpoint:
 
     @property
     def architecture(self) -> str:
-        names = self.config.get("architectures") or []
-        return str(names[0]) if names else str(self.config.get("model_type", "unknown"))
+        names: object = self.config.get("architectures")
+        return (
+            str(cast("list[object]", names)[0])
+            if isinstance(names, list) and names
+            else str(self.config.get("model_type", "unknown"))
+        )
 
     @property
     def context_length(self) -> int | None:
@@ -157,7 +162,7 @@ class Checkpoint:
     def tensors(self) -> tuple[TensorInfo, ...]:
         """Every tensor of the safetensors files, from their headers alone."""
         files = [f for f in self.weight_files if f.suffix == ".safetensors"]
-        return tuple(tensor for file in files for tensor in _read_header(file))
+        return tuple(tensor for file in files for tensor in read_header(file))
 
     @property
     def parameters(self) -> int | None:
@@ -207,7 +212,10 @@ def _from_hub(arguments: Arguments, weights: bool) -> Path:
     name = arguments.model_name_or_path
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists():
         raise _not_found(name, "there is no such folder")
-    from huggingface_hub import snapshot_download
+    for variable in ("USE_MODELSCOPE_HUB", "USE_OPENMIND_HUB"):  # LLaMA-Factory's
+        if os.environ.get(variable, "").lower() in {"1", "true", "y"}:
+            raise _not_found(name, f"{variable} is set, and engineroom downloads from the Hugging Face hub only")
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
     from huggingface_hub.errors import (
         HfHubHTTPError,
         HFValidationError,
@@ -259,7 +267,7 @@ def _read_json(file: Path) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", value)
 
 
-def _read_header(file: Path) -> Iterator[TensorInfo]:
+def read_header(file: Path) -> Iterator[TensorInfo]:
     """The header of a safetensors file: 8 bytes of length, then JSON (format: huggingface/safetensors README)."""
     try:
         with file.open("rb") as stream:

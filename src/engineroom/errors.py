@@ -188,3 +188,14 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that looks most like ``name``, or None if nothing does."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return matches[0] if matches else None
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """``repr``, shortened for a message. Never fails: a hostile value has a hostile ``repr``."""
+    try:
+        text = repr(value)
+    except (
+        Exception
+    ):  # RecursionError of nested lists, ValueError of integers with 5,000 digits, anything of objects
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= limit else text[: limit - 3] + "..."

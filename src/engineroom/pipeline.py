@@ -11,20 +11,27 @@ from typing import Any, TypeAlias, cast
 from engineroom.admission import Admission
 from engineroom.engines.base import BaseEngine
 from engineroom.engines.capabilities import engines_with
-from engineroom.errors import GenerationError, MessageError, ParameterError, RequestError, UnsupportedError
+from engineroom.errors import (
+    GenerationError,
+    MessageError,
+    ParameterError,
+    RequestError,
+    UnsupportedError,
+    shown,
+)
+from engineroom.params import MAX_SEED
 from engineroom.parse import AnswerParser
 from engineroom.render import Renderer, parse_messages, parse_tools
 from engineroom.sampling import SamplingDefaults, token_limit
 from engineroom.types import (
-    MAX_SEED,
     Chunk,
     Delta,
     Message,
     Prompt,
     Response,
     SamplingParams,
-    TextPart,
     Tokenizer,
+    Tool,
 )
 
 Conversation: TypeAlias = "str | Sequence[Mapping[str, Any] | Message]"
@@ -158,7 +165,7 @@ class Pipeline:
         if not batch_input:
             return []
         with self.admission.place(1):
-            prompts = [self._scored(item, place) for place, item in enumerate(batch_input)]
+            prompts = await self._score_prompts(batch_input)
             async with self.admission.slot():
                 return await self.engine.score(prompts)
 
@@ -177,7 +184,9 @@ class Pipeline:
         """The exact prompt that the engine would see."""
         for name, value in (("enable_thinking", enable_thinking), ("continue_final", continue_final)):
             if value is not None and not isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise ParameterError(f"{name}={value!r} is not allowed", why="true or false", parameter=name)
+                raise ParameterError(
+                    f"{name}={shown(value)} is not allowed", why="true or false", parameter=name
+                )
         conversation = parse_messages(messages, system=system, images=images, videos=videos, audios=audios)
         return self.renderer.render(
             conversation, parse_tools(tools), enable_thinking=enable_thinking, continue_final=continue_final
@@ -206,15 +215,22 @@ class Pipeline:
                 f"{self._model_name} is a reward model: it scores, it does not chat",
                 fix="use get_scores, or `engineroom score`",
             )
-        if _length(messages) <= _LONG_TEXT:
+        if _length((messages, system, tools)) <= _LONG_TEXT:
             return self.render(messages, system, tools, images, videos, audios, **options)
         return await asyncio.to_thread(
             self.render, messages, system, tools, images, videos, audios, **options
         )
 
+    async def _score_prompts(self, batch: Sequence[Conversation]) -> list[Prompt]:
+        def render() -> list[Prompt]:
+            return [self._scored(item, place) for place, item in enumerate(batch)]
+
+        return render() if _length(batch) <= _LONG_TEXT else await asyncio.to_thread(render)
+
     def _check(self, prompt: Prompt, params: SamplingParams) -> Request:
         """Everything that can be refused is refused here, before the engine is touched."""
         self._check_params(params)
+        self._check_ids(prompt)
         if self.engine.context_length is not None:
             limit = token_limit(params, len(prompt), self.engine.context_length)
         else:
@@ -236,18 +252,32 @@ class Pipeline:
                     parameter=name,
                 )
 
+    def _check_ids(self, prompt: Prompt) -> None:
+        """An id without an embedding would fail the whole device on CUDA, not only its request."""
+        if not prompt.token_ids:
+            raise MessageError("the prompt has no tokens", fix="send some text")
+        highest = max(prompt.token_ids)
+        if highest >= self._vocab_size:
+            raise MessageError(
+                f"the tokenizer made token id {highest}, and the model has ids up to {self._vocab_size - 1}",
+                why="the tokenizer has tokens that the model was not resized for",
+                fix="save the model again with resized embeddings, or leave that token out of the text",
+            )
+
     def _check_feature(self, feature: str) -> None:
         if self.engine.capabilities.get(feature, "unsupported") == "unsupported":
             others = [name for name in engines_with(feature) if name != self.engine.name]
             raise UnsupportedError(feature, self.engine.name, others)
 
     def _scored(self, item: Any, place: int) -> Prompt:
-        if isinstance(item, str):
-            if not item:
-                raise MessageError(f"batch_input[{place}] is an empty text")
-            prompt = self.renderer.render_raw(item)
-        else:
-            prompt = self.renderer.render_scored(parse_messages(item))
+        try:
+            if isinstance(item, str):
+                prompt = self.renderer.render_raw(item)
+            else:
+                prompt = self.renderer.render_scored(parse_messages(item))
+            self._check_ids(prompt)
+        except MessageError as error:
+            raise MessageError(f"batch_input[{place}]: {error.what}", why=error.why, fix=error.fix) from error
         if self.engine.context_length is not None:
             token_limit(_DEFAULTS, len(prompt) - 1, self.engine.context_length)
         return prompt
@@ -359,16 +389,16 @@ def _sampling_only(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in _RENDERING}
 
 
-def _length(messages: Any) -> int:
-    """About how many characters a conversation has."""
-    if isinstance(messages, str):
-        return len(messages)
-    if isinstance(messages, Message):
-        return sum(len(part.text) for part in messages.parts if isinstance(part, TextPart))
-    if isinstance(messages, Mapping):
-        return _length(cast("Mapping[str, Any]", messages).get("content"))
-    if isinstance(messages, Sequence):
-        return sum(_length(item) for item in cast("Sequence[Any]", messages))
+def _length(value: Any, depth: int = 4) -> int:
+    """About how many characters there are to render. Looks no deeper than a well-formed conversation goes."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, (Message, Tool)):
+        return len(repr(value))
+    if depth and isinstance(value, Mapping):
+        return sum(_length(item, depth - 1) for item in cast("Mapping[Any, Any]", value).values())
+    if depth and isinstance(value, Sequence):
+        return sum(_length(item, depth - 1) for item in cast("Sequence[Any]", value))
     return 0
 
 

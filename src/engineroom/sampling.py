@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from engineroom.errors import ModelLoadError, ParameterError, PromptTooLongError
-from engineroom.types import SamplingParams
+from engineroom.errors import ArgumentError, ModelLoadError, ParameterError, PromptTooLongError
+from engineroom.params import SamplingParams
 
 _FROM_MODEL = (
     "top_p",
@@ -17,18 +18,50 @@ _FROM_MODEL = (
     "num_beams",
     "length_penalty",
 )
+_UNKNOWN_TO_US = {
+    "bad_words_ids": None,
+    "begin_suppress_tokens": None,
+    "diversity_penalty": 0.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "exponential_decay_length_penalty": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "guidance_scale": 1.0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "no_repeat_ngram_size": 0,
+    "num_beam_groups": 1,
+    "penalty_alpha": 0.0,
+    "sequence_bias": None,
+    "stop_strings": None,
+    "suppress_tokens": None,
+    "top_h": None,
+    "typical_p": 1.0,
+}
+"""What Transformers' ``generate`` would do and engineroom does not, with the value that does nothing."""
 
 
 class SamplingDefaults:
     """Layers of defaults. Where a layer says nothing, the one below holds.
 
-    The model's ``generation_config.json`` is read as Transformers' ``generate`` reads it: without ``do_sample: true``
-    the default is greedy. Naming a temperature, or any of ``top_p``, ``top_k`` and ``min_p``, asks for sampling.
+    What the model's ``generation_config.json`` says is taken over; without ``do_sample: true`` in it the default is
+    greedy, as with Transformers' ``generate``. Naming a temperature, or any of ``top_p``, ``top_k`` and ``min_p``, asks
+    for sampling.
+
+    Raises:
+        ArgumentError: the arguments contradict each other.
+        ModelLoadError: the model's file holds values that nobody can mean.
     """
 
     def __init__(self, generation_config: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-        self._warm = float(generation_config.get("temperature") or 1.0)
-        self.params = self.layer(_model_defaults(generation_config, self._warm), arguments)
+        self._warm = _warm_temperature(generation_config)
+        self.warning = _unknown_to_us(generation_config)
+        try:
+            self.params = self._layer(_model_defaults(generation_config, self._warm), arguments)
+            _check_beams(self.params, arguments)
+        except ParameterError as error:
+            raise ArgumentError(error.what, why=error.why, fix=error.fix, argument=error.parameter) from error
 
     def resolve(self, request: Mapping[str, Any]) -> SamplingParams:
         """The parameters of one request.
@@ -36,11 +69,11 @@ class SamplingDefaults:
         Raises:
             ParameterError: an unknown, mistyped or contradicting parameter.
         """
-        params = self.layer(self.params, request)
+        params = self._layer(self.params, request)
         _check_beams(params, request)
         return params
 
-    def layer(self, below: SamplingParams, values: Mapping[str, Any]) -> SamplingParams:
+    def _layer(self, below: SamplingParams, values: Mapping[str, Any]) -> SamplingParams:
         given = {name: value for name, value in values.items() if value is not None}
         asks = given.get("do_sample", any(name in given for name in ("top_p", "top_k", "min_p")))
         if asks is True and "temperature" not in given and below.temperature == 0:
@@ -48,12 +81,29 @@ class SamplingDefaults:
         return below.updated(**given)
 
 
+def _warm_temperature(config: Mapping[str, Any]) -> float:
+    """The temperature that the model's author had in mind, should anybody ask for sampling."""
+    value: object = config.get("temperature")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 100:
+        return float(value)
+    return 1.0
+
+
 def _model_defaults(config: Mapping[str, Any], warm: float) -> SamplingParams:
+    """The model's own defaults.
+
+    Raises:
+        ModelLoadError: a value is unusable.
+    """
     values = {name: config.get(name) for name in _FROM_MODEL}
     if values["max_new_tokens"] is None and isinstance(config.get("max_length"), int):
         values["max_length"] = config["max_length"]
+    temperature = config.get("temperature")
+    sampled = config.get("do_sample") and temperature != 0
     try:
-        return SamplingParams.create(temperature=warm if config.get("do_sample") else 0.0, **values)
+        if temperature is not None:
+            SamplingParams.create(temperature=temperature)
+        return SamplingParams.create(temperature=warm if sampled else 0.0, **values)
     except ParameterError as error:
         raise ModelLoadError(
             f"the model's generation_config.json is unusable: {error.what}",
@@ -62,10 +112,29 @@ def _model_defaults(config: Mapping[str, Any], warm: float) -> SamplingParams:
         ) from error
 
 
-def _check_beams(params: SamplingParams, request: Mapping[str, Any]) -> None:
-    """Beam search has rules of its own; what it would ignore is refused."""
+def _unknown_to_us(config: Mapping[str, Any]) -> str | None:
+    """What a user should know about the file, or None."""
+    names = [
+        name
+        for name, idle in _UNKNOWN_TO_US.items()
+        if config.get(name) is not None and config[name] != idle and config[name] != []
+    ]
+    if not names:
+        return None
+    return (
+        f"the model's generation_config.json sets {', '.join(names)}, which engineroom does not apply; "
+        "answers may differ from those of Transformers' generate"
+    )
+
+
+_IDLE = replace(SamplingParams(), temperature=0.0)
+
+
+def _check_beams(params: SamplingParams, given: Mapping[str, Any]) -> None:
+    """Beam search has rules of its own; what it would ignore, or what only it heeds, is refused where it was given."""
+    named = {name for name, value in given.items() if value is not None}
     if params.num_beams == 1:
-        if params.length_penalty != 1.0:
+        if "length_penalty" in named and params.length_penalty != 1.0:
             raise ParameterError(
                 f"length_penalty={params.length_penalty} has no effect without beam search",
                 fix="add num_beams=4, or leave length_penalty out",
@@ -79,8 +148,11 @@ def _check_beams(params: SamplingParams, request: Mapping[str, Any]) -> None:
             parameter="n",
         )
     sampled = [
-        name for name in ("temperature", "top_p", "top_k", "min_p", "seed", "do_sample") if request.get(name)
+        name
+        for name in ("temperature", "top_p", "top_k", "min_p", "seed")
+        if name in named and getattr(params, name) != getattr(_IDLE, name)
     ]
+    sampled += ["do_sample"] if given.get("do_sample") else []
     unscored = [name for name in ("logprobs", "prompt_logprobs") if getattr(params, name) is not None]
     for name in (*sampled, *unscored):
         raise ParameterError(

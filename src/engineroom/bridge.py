@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import queue
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
@@ -41,6 +42,7 @@ class Bridge:
         self._thread = threading.Thread(target=self._run, name=f"{name}-loop", daemon=True)
         self._closed = False
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._thread.start()
 
     def _run(self) -> None:
@@ -55,23 +57,47 @@ class Bridge:
         return self._closed
 
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Starts the coroutine on the bridge's loop."""
-        with self._lock:
-            if self._closed:
-                work.close()
-                raise EngineClosedError("this model was closed", fix="make a new ChatModel")
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Starts the coroutine on the bridge's loop.
+
+        Raises:
+            EngineClosedError: the bridge was closed, or lives in the process that this one was forked from.
+        """
+        try:
+            with self._lock:
+                self._check_open()
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        except EngineClosedError:
+            work.close()
+            raise
+
+    def _check_open(self) -> None:
+        if os.getpid() != self._process:  # a fork copies no threads: a call would wait for ever
+            raise EngineClosedError(
+                "this model belongs to the process that made it",
+                why="a forked process has a copy of its memory, and not its threads",
+                fix="make the ChatModel in the process that uses it",
+            )
+        if self._closed:
+            raise EngineClosedError("this model was closed", fix="make a new ChatModel")
+
+    def _check_elsewhere(self) -> None:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "a synchronous method was called on the model's own event loop; use its async twin"
+            )
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs the coroutine and waits. An interrupt in the waiting thread cancels it."""
-        if threading.current_thread() is self._thread:
+        try:
+            self._check_elsewhere()
+        except RuntimeError:
             work.close()
-            raise RuntimeError(
-                "a synchronous method was called on the model's own event loop; await its async twin"
-            )
+            raise
         future = self.submit(work)
         try:
             return future.result()
+        except concurrent.futures.CancelledError as error:
+            raise _closed_meanwhile() from error
         except BaseException:
             future.cancel()
             raise
@@ -80,73 +106,83 @@ class Bridge:
         """Awaits the coroutine from any loop. Cancelling the await cancels it."""
         if asyncio.get_running_loop() is self._loop:
             return await work
-        return await asyncio.wrap_future(self.submit(work))
+        try:
+            return await asyncio.wrap_future(self.submit(work))
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise _closed_meanwhile() from error
 
     def stream(self, source: Callable[[], AsyncIterator[T]]) -> Generator[T, None, None]:
         """Iterates over an async iterator from a plain thread. Leaving the generator closes the iterator."""
-        if threading.current_thread() is self._thread:
-            raise RuntimeError(
-                "a synchronous stream was read on the model's own event loop; use its async twin"
-            )
-        pump = _Pump(source, self._loop)
-        future = self.submit(pump.run())
+        self._check_elsewhere()
+        pump = self._pump(source)
+        item: T | _End | None = None
         try:
-            while True:
-                item = pump.items.get()
-                if isinstance(item, _End):
-                    if item.error is not None:
-                        raise item.error
-                    return
+            while not isinstance(item := pump.items.get(), _End):
                 pump.taken()
                 yield item
+            if item.error is not None:
+                raise item.error
         finally:
-            if not future.done():
-                future.cancel()
-                _wait(pump.ended)
+            if not isinstance(item, _End):
+                pump.cancel()
+                with contextlib.suppress(queue.Empty):
+                    while not isinstance(pump.items.get(timeout=_CLOSE_TIMEOUT), _End):
+                        pass
 
     async def astream(self, source: Callable[[], AsyncIterator[T]]) -> AsyncGenerator[T, None]:
         """Iterates from any loop. Closing the generator closes the source before it returns."""
         if asyncio.get_running_loop() is self._loop:
-            iterator = source()
-            try:
-                async for item in iterator:
+            async with contextlib.aclosing(_closable(source())) as items:
+                async for item in items:
                     yield item
-            finally:
-                await _aclose(iterator)
             return
-        reader = _LoopReader[T](asyncio.get_running_loop())
-        pump = _Pump(source, self._loop, notify=reader.notify)
-        future = self.submit(pump.run())
+        reader = _LoopReader(asyncio.get_running_loop())
+        pump = self._pump(source, reader.notify)
+        item: T | _End | None = None
         try:
-            while True:
-                item = await reader.get(pump.items)
-                if isinstance(item, _End):
-                    if item.error is not None:
-                        raise item.error
-                    return
+            while not isinstance(item := await reader.get(pump.items), _End):
                 pump.taken()
                 yield item
+            if item.error is not None:
+                raise item.error
         finally:
-            if not future.done():
-                future.cancel()
-                await asyncio.get_running_loop().run_in_executor(None, _wait, pump.ended)
+            if not isinstance(item, _End):
+                pump.cancel()
+                while not isinstance(await reader.get(pump.items), _End):
+                    pass
+
+    def _pump(
+        self, source: Callable[[], AsyncIterator[T]], notify: Callable[[], None] = lambda: None
+    ) -> _Pump[T]:
+        with self._lock:
+            self._check_open()
+            return _Pump(source, self._loop, notify)
 
     def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:
-        """Runs ``last``, cancels what still runs, stops the loop and joins the thread. May be called twice."""
+        """Runs ``last``, cancels what still runs, stops the loop and joins the thread. May be called twice.
+
+        Called on the bridge's own thread it returns at once, and the closing goes on behind it.
+        """
         with self._lock:
-            if self._closed:
+            elsewhere = os.getpid() != self._process
+            if self._closed or elsewhere:
+                self._closed = True
                 if last is not None:
                     last.close()
                 return
             self._closed = True
-        ending = asyncio.run_coroutine_threadsafe(self._shutdown(last), self._loop)
+            ending = asyncio.run_coroutine_threadsafe(self._shutdown(last), self._loop)
+        if threading.current_thread() is self._thread:
+            return
         try:
-            if threading.current_thread() is not self._thread:
-                ending.result(_CLOSE_TIMEOUT)
+            ending.result(_CLOSE_TIMEOUT)
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            if threading.current_thread() is not self._thread:
-                self._thread.join(_CLOSE_TIMEOUT)
+            with contextlib.suppress(RuntimeError):  # it has stopped by itself
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(_CLOSE_TIMEOUT)
 
     async def _shutdown(self, last: Coroutine[Any, Any, None] | None) -> None:
         try:
@@ -159,29 +195,45 @@ class Bridge:
             await asyncio.gather(*others, return_exceptions=True)
             await self._loop.shutdown_asyncgens()
             await self._loop.shutdown_default_executor()
+            self._loop.call_soon(self._loop.stop)
 
 
 class _Pump(Generic[T]):
-    """Moves items from an async iterator on the bridge's loop into a thread-safe queue, bounded by the reader."""
+    """Moves items from an async iterator on the bridge's loop into a thread-safe queue, bounded by the reader.
+
+    The last item is always an ``_End``, even if the pump is cancelled before its first step: readers may wait for it.
+    """
 
     def __init__(
         self,
         source: Callable[[], AsyncIterator[T]],
         loop: asyncio.AbstractEventLoop,
-        notify: Callable[[], None] = lambda: None,
+        notify: Callable[[], None],
     ) -> None:
         self.items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
-        self.ended = threading.Event()
         self._source = source
         self._loop = loop
         self._notify = notify
         self._ahead = 0
         self._room = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        loop.call_soon_threadsafe(self._begin)
 
     def taken(self) -> None:
         """The reader took an item. Called on the reader's thread."""
+        self._on_loop(self._free)
+
+    def cancel(self) -> None:
+        """The reader leaves. Called on the reader's thread."""
+        self._on_loop(lambda: self._task is not None and self._task.cancel())
+
+    def _on_loop(self, action: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-            self._loop.call_soon_threadsafe(self._free)
+            self._loop.call_soon_threadsafe(action)
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._run())
+        self._task.add_done_callback(self._end)
 
     def _free(self) -> None:
         self._ahead -= 1
@@ -191,30 +243,23 @@ class _Pump(Generic[T]):
         self.items.put(item)
         self._notify()
 
-    async def run(self) -> None:
-        iterator = self._source()
-        end = _End()
-        try:
-            async for item in iterator:
+    def _end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            self._put(_End(_closed_meanwhile()))
+        else:
+            self._put(_End(task.exception()))
+
+    async def _run(self) -> None:
+        async with contextlib.aclosing(_closable(self._source())) as items:
+            async for item in items:
                 self._ahead += 1
                 self._put(item)
                 while self._ahead >= _BUFFER:
                     self._room.clear()
                     await self._room.wait()
-        except asyncio.CancelledError:
-            end = _End(EngineClosedError("the stream was closed before its end", why="the model was closed"))
-            raise
-        except Exception as error:
-            end = _End(error)
-        finally:
-            try:
-                await _aclose(iterator)
-            finally:
-                self._put(end)
-                self.ended.set()
 
 
-class _LoopReader(Generic[T]):
+class _LoopReader:
     """Reads a thread-safe queue from an event loop without blocking it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -225,7 +270,7 @@ class _LoopReader(Generic[T]):
         with contextlib.suppress(RuntimeError):  # the reader's loop may be closed by now
             self._loop.call_soon_threadsafe(self._ready.set)
 
-    async def get(self, items: queue.SimpleQueue[T | _End]) -> T | _End:
+    async def get(self, items: queue.SimpleQueue[T]) -> T:
         while True:
             self._ready.clear()
             try:
@@ -234,11 +279,16 @@ class _LoopReader(Generic[T]):
                 await self._ready.wait()
 
 
-async def _aclose(iterator: AsyncIterator[Any]) -> None:
-    aclose = getattr(iterator, "aclose", None)
-    if aclose is not None:
-        await aclose()
+def _closed_meanwhile() -> EngineClosedError:
+    return EngineClosedError("the model was closed before the answer's end", fix="make a new ChatModel")
 
 
-def _wait(ended: threading.Event) -> None:
-    ended.wait(_CLOSE_TIMEOUT)
+async def _closable(iterator: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+    """The iterator as a generator; closing it closes the iterator, if that can be closed."""
+    try:
+        async for item in iterator:
+            yield item
+    finally:
+        aclose = getattr(iterator, "aclose", None)
+        if aclose is not None:
+            await aclose()

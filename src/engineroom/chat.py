@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 import warnings
 import weakref
 from collections.abc import AsyncGenerator, Generator, Sequence
@@ -25,6 +26,10 @@ from engineroom.types import Delta, Prompt, Response, SamplingParams, Tokenizer
 
 class TemplateWarning(UserWarning):
     """The prompt is not made as the model's author meant it."""
+
+
+class SamplingWarning(UserWarning):
+    """The model's generation_config.json asks for something that engineroom does not do."""
 
 
 class ChatModel:
@@ -65,12 +70,16 @@ class ChatModel:
         self._tokenizer = self.engine.tokenizer or _load_tokenizer(self.engine, self.arguments, report)
         self.engine.tokenizer = self._tokenizer
         template, warning = resolve_template(self._tokenizer, self.arguments.template)
-        self.warnings: list[str] = [warning] if warning else []
+        checkpoint = self.engine.checkpoint
+        self._defaults = SamplingDefaults(
+            checkpoint.generation_config if checkpoint else {}, self.arguments.sampling()
+        )
+        self.warnings = [text for text in (warning, self._defaults.warning) if text]
         if warning:
             warnings.warn(warning, TemplateWarning, stacklevel=2)
-        checkpoint = self.engine.checkpoint
-        generation_config = checkpoint.generation_config if checkpoint else {}
-        self._defaults = SamplingDefaults(generation_config, self.arguments.sampling())
+        if self._defaults.warning:
+            warnings.warn(self._defaults.warning, SamplingWarning, stacklevel=2)
+        limit = _max_concurrent(self.arguments) or self.engine.max_concurrency
         self.renderer = Renderer(
             self._tokenizer,
             template,
@@ -79,32 +88,27 @@ class ChatModel:
             enable_thinking=self.arguments.enable_thinking,
         )
         self._bridge = Bridge()
-        self._finalizer = weakref.finalize(self, _close, self._bridge, self.engine)
-        atexit.register(self._finalizer)
+        self._closer = _Closer(self._bridge, self.engine)
+        weakref.finalize(self, self._closer.forgotten).atexit = False
+        atexit.register(self._closer)
         try:
             self._bridge.call(self.engine.start(report))
         except BaseException:
             self.close()
             raise
-        self._pipeline = self._join()
-        self.engine.frontend = self._pipeline
-        self.engine.template = template
-        self.engine.generating_args = {n: getattr(self.sampling, n) for n in SamplingParams.names()}
-
-    def _join(self) -> Pipeline:
-        checkpoint = self.engine.checkpoint
-        eos = (checkpoint.eos_token_ids if checkpoint else ()) + tuple(self._tokenizer.eos_token_ids)
-        limit = _max_concurrent(self.arguments) or self.engine.max_concurrency
-        return Pipeline(
+        self._pipeline = Pipeline(
             self.renderer,
             self.engine,
             self._tokenizer,
             self._defaults,
             admission=Admission(limit, self.arguments.max_queue),
-            eos_token_ids=eos,
-            vocab_size=max(self._tokenizer.vocab_size, (checkpoint and checkpoint.vocab_size) or 0),
+            eos_token_ids=(*(checkpoint.eos_token_ids if checkpoint else ()), *self._tokenizer.eos_token_ids),
+            vocab_size=(checkpoint.vocab_size if checkpoint else None) or self._tokenizer.vocab_size,
             model_name=self.arguments.model_name_or_path,
         )
+        self.engine.frontend = self._pipeline
+        self.engine.template = template
+        self.engine.generating_args = {n: getattr(self.sampling, n) for n in SamplingParams.names()}
 
     # --- facts -------------------------------------------------------------------------------------------------
 
@@ -290,8 +294,7 @@ class ChatModel:
 
     def close(self) -> None:
         """Stops answers, threads and processes, and frees the memory. May be called twice."""
-        atexit.unregister(self._finalizer)
-        self._finalizer()
+        self._closer()
 
     def __enter__(self) -> Self:
         return self
@@ -302,9 +305,22 @@ class ChatModel:
         self.close()
 
 
-def _close(bridge: Bridge, engine: BaseEngine) -> None:
-    if not bridge.closed:
-        bridge.close(engine.close())
+class _Closer:
+    """Closes a model: on ``close()``, at the interpreter's exit, or when the model was forgotten. Once is enough."""
+
+    def __init__(self, bridge: Bridge, engine: BaseEngine) -> None:
+        self._bridge = bridge
+        self._engine = engine
+
+    def __call__(self) -> None:
+        atexit.unregister(self)
+        if not self._bridge.closed:
+            self._bridge.close(self._engine.close())
+
+    def forgotten(self) -> None:
+        """The garbage collector runs on any thread, even on those that the closing waits for; so it has its own."""
+        if not self._bridge.closed:
+            threading.Thread(target=self, name="engineroom-close").start()
 
 
 def _silent(stage: str, share: float | None) -> None:

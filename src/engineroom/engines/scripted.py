@@ -108,8 +108,8 @@ Script: TypeAlias = "Iterable[str | Reply] | Callable[[Prompt, SamplingParams], 
 class ScriptedEngine(BaseEngine):
     """Answers from a script: texts in turn (the last one again and again), or a function of prompt and parameters.
 
-    Without a script it says the last user message again. Scores are the prompt's length in tokens unless ``scorer``
-    is given. ``requests`` keeps what was asked, ``cancelled`` counts answers that were left before their end.
+    Without a script it says the last user message again. With a ``scorer`` it is a reward model, and does not chat.
+    ``requests`` keeps what was asked, ``cancelled`` counts answers that were left before their end.
     """
 
     name = "scripted"
@@ -124,14 +124,15 @@ class ScriptedEngine(BaseEngine):
         max_concurrency: int = 256,
         chat_template: str | None = _TEMPLATE,
     ) -> None:
-        self.tokenizer = ByteTokenizer(chat_template)
+        self._bytes = self.tokenizer = ByteTokenizer(chat_template)
         self.context_length = context_length
         self.max_concurrency = max_concurrency
         self.generating_args = {}
+        self.can_generate = scorer is None
         self.requests: list[tuple[Prompt, SamplingParams]] = []
         self.cancelled = 0
         self._answer = _player(script)
-        self._score = scorer or (lambda prompt: float(len(prompt)))
+        self._score: Callable[[Prompt], float] = scorer or (lambda prompt: float(len(prompt)))
         self._state: HealthState = "starting"
         self._running = 0
 
@@ -148,7 +149,7 @@ class ScriptedEngine(BaseEngine):
         self.requests.append((prompt, params))
         scripted = self._answer(prompt, params)
         reply = scripted if isinstance(scripted, Reply) else Reply(scripted)
-        ids = [*self.tokenizer.encode(reply.text), _IM_END]
+        ids = [*self._bytes.encode(reply.text), _IM_END]
         self._running += 1
         finished = False
         try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
-from engineroom.errors import MessageError, nearest
+from engineroom.errors import MessageError, nearest, shown
 from engineroom.types import (
     AudioPart,
     ImagePart,
+    MediaPart,
     Message,
     Part,
     ReasoningPart,
@@ -31,6 +33,10 @@ _ROLES: Mapping[str, Role] = {
     "observation": "tool",  # LLaMA-Factory: a tool's result
 }
 _KEYS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "id"})
+_OWNERS: Mapping[str, Role] = {
+    "tool_calls": "assistant", "reasoning_content": "assistant", "tool_call_id": "tool"
+}  # fmt: skip
+"""Keys that belong to one role. An ``id`` belongs to whoever keeps the conversation, and means nothing here."""
 _EMPTY_KEYS = frozenset({"refusal", "audio", "annotations", "function_call"})
 """Keys of OpenAI's answers that clients send back; they mean nothing as long as they are empty."""
 
@@ -63,7 +69,7 @@ def parse_messages(
         if any(message.role == "system" for message in parsed):
             raise MessageError("there is a system message and a system argument", fix="give one of the two")
         parsed.insert(0, Message("system", (TextPart(_text(system, "system")),)))
-    media: list[Part] = []
+    media: list[MediaPart] = []
     for kind, name, sources in (
         (ImagePart, "images", images), (VideoPart, "videos", videos), (AudioPart, "audios", audios)
     ):  # fmt: skip
@@ -73,7 +79,7 @@ def parse_messages(
             raise MessageError(f"{name} must be a list")
         media += [kind(source) for source in cast("Sequence[Any]", sources)]
     if media:
-        parsed[0] = Message(parsed[0].role, (*media, *parsed[0].parts))
+        parsed[0] = replace(parsed[0], parts=(*media, *parsed[0].parts))
     return tuple(parsed)
 
 
@@ -85,19 +91,12 @@ def _message(item: Any, place: str) -> Message:
             f"{place} is a {type(item).__name__}", why="a message is a mapping with role and content"
         )
     message = cast("Mapping[str, Any]", item)
-    _check_keys(message, place)
-    name = message.get("role")
-    if not isinstance(name, str) or name not in _ROLES:
-        guess = nearest(name, _ROLES) if isinstance(name, str) else None
-        raise MessageError(
-            f"{place}.role is {name!r}",
-            why=f"roles: {', '.join(_ROLES)}",
-            fix=f"did you mean {guess}?" if guess else "choose one of them",
-        )
-    role = _ROLES[name]
-    if name == "function":
+    role = _role(message.get("role"), f"{place}.role")
+    _check_keys(message, role, place)
+    if message["role"] == "function":
         return Message(role, tuple(_legacy_calls(message.get("content"), f"{place}.content")))
-    calls = _tool_calls(message.get("tool_calls"), role, f"{place}.tool_calls")
+    calls = _tool_calls(message.get("tool_calls"), f"{place}.tool_calls")
+    name = _optional_text(message.get("name"), f"{place}.name")
     content = message.get("content")
     parts: list[Part] = []
     if (thought := message.get("reasoning_content")) is not None:
@@ -105,24 +104,47 @@ def _message(item: Any, place: str) -> Message:
     if content is not None or not calls:
         parts += _parts(content, f"{place}.content")
     if role == "tool":
+        call_id = _optional_text(message.get("tool_call_id"), f"{place}.tool_call_id")
         text = "".join(part.text for part in parts if isinstance(part, TextPart))
-        return Message(role, (ToolResultPart(text, message.get("name"), message.get("tool_call_id")),))
-    return Message(role, (*parts, *calls))
+        media = [part for part in parts if not isinstance(part, TextPart)]
+        return Message(role, (*media, ToolResultPart(text, name, call_id)))
+    return Message(role, (*parts, *calls), name)
 
 
-def _check_keys(message: Mapping[str, Any], place: str) -> None:
+def _role(name: object, place: str) -> Role:
+    if isinstance(name, str) and name in _ROLES:
+        return _ROLES[name]
+    guess = nearest(name, _ROLES) if isinstance(name, str) else None
+    raise MessageError(
+        f"{place} is {shown(name)}",
+        why=f"roles: {', '.join(_ROLES)}",
+        fix=f"did you mean {guess}?" if guess else "choose one of them",
+    )
+
+
+def _check_keys(message: Mapping[str, Any], role: Role, place: str) -> None:
     for key, value in message.items():
-        if key in _KEYS or (key in _EMPTY_KEYS and not value):
+        if key in _EMPTY_KEYS and not value:
             continue
-        guess = nearest(str(key), _KEYS)
-        raise MessageError(
-            f"{place} has an unknown key {key!r}",
-            why=f"keys: {', '.join(sorted(_KEYS))}",
-            fix=f"did you mean {guess}?" if guess else f"remove {key}",
-        )
+        if key not in _KEYS:
+            guess = nearest(key, _KEYS) if isinstance(key, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise MessageError(
+                f"{place} has an unknown key {shown(key)}",
+                why=f"keys: {', '.join(sorted(_KEYS))}",
+                fix=f"did you mean {guess}?" if guess else f"remove {shown(key)}",
+            )
+        if value and _OWNERS.get(key, role) != role:
+            raise MessageError(
+                f"{place}.{key} belongs to a message of the {_OWNERS[key]} role, not to {message['role']}",
+                fix=f"remove {key}, or correct the role",
+            )
 
 
-def _text(value: Any, place: str) -> str:
+def _optional_text(value: object, place: str) -> str | None:
+    return None if value is None else _text(value, place)
+
+
+def _text(value: object, place: str) -> str:
     if not isinstance(value, str):
         raise MessageError(
             f"{place} is {'null' if value is None else type(value).__name__}", why="it must be text"
@@ -153,14 +175,12 @@ def _part(item: Any, place: str) -> Part:
         return TextPart(_text(part.get("text", part.get("value")), f"{place}.text"))
     if isinstance(kind, str) and kind in _MEDIA:
         return _MEDIA[kind](part.get(kind, part.get("value")))
-    raise MessageError(f"{place}.type is {kind!r}", why=f"types: text, {', '.join(_MEDIA)}")
+    raise MessageError(f"{place}.type is {shown(kind)}", why=f"types: text, {', '.join(_MEDIA)}")
 
 
-def _tool_calls(value: Any, role: Role, place: str) -> list[ToolCallPart]:
-    if value is None or value == []:
+def _tool_calls(value: Any, place: str) -> list[ToolCallPart]:
+    if value is None:
         return []
-    if role != "assistant":
-        raise MessageError(f"{place} belongs to an assistant message, not to {role}")
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         raise MessageError(f"{place} must be a list")
     return [_call(item, f"{place}[{i}]") for i, item in enumerate(cast("Sequence[Any]", value))]
@@ -180,13 +200,17 @@ def _call(item: Any, place: str) -> ToolCallPart:
     if not isinstance(function, Mapping):
         raise MessageError(f"{place}.function must be a mapping")
     call = cast("Mapping[str, Any]", function)
-    arguments = call.get("arguments", {})
-    if isinstance(arguments, str):
-        arguments = _json(arguments, f"{place}.arguments") if arguments else {}
+    arguments: object = call.get("arguments")
+    if isinstance(arguments, str) and arguments:
+        arguments = _json(arguments, f"{place}.arguments")
+    if arguments is None or arguments == "":
+        arguments = {}
     if not isinstance(arguments, Mapping):
         raise MessageError(f"{place}.arguments must be a JSON object")
     return ToolCallPart(
-        _text(call.get("name"), f"{place}.name"), dict(cast("Mapping[str, Any]", arguments)), outer.get("id")
+        _text(call.get("name"), f"{place}.name"),
+        dict(cast("Mapping[str, Any]", arguments)),
+        _optional_text(outer.get("id"), f"{place}.id"),
     )
 
 
@@ -195,6 +219,9 @@ def _json(text: str, place: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise MessageError(f"{place} is not valid JSON", why=str(error)) from error
+
+
+_TOOL_KEYS = ("name", "description", "parameters", "strict", "type")
 
 
 def parse_tools(tools: Any) -> tuple[Tool, ...]:
@@ -222,14 +249,18 @@ def _tool(item: Any, place: str) -> Tool:
     if not isinstance(function, Mapping) or outer.get("type", "function") != "function":
         raise MessageError(f"{place} is not a function", why='{"type": "function", "function": {"name": …}}')
     definition = cast("Mapping[str, Any]", function)
-    unknown = set(definition) - {"name", "description", "parameters", "strict", "type"}
-    if unknown:
-        raise MessageError(f"{place} has an unknown key {min(unknown)!r}")
-    parameters = definition.get("parameters") or {}
+    unknown = next((key for key in definition if key not in _TOOL_KEYS), None)
+    if unknown is not None:
+        raise MessageError(
+            f"{place} has an unknown key {shown(unknown)}", why=f"keys: {', '.join(_TOOL_KEYS)}"
+        )
+    parameters: object = definition.get("parameters")
+    if parameters is None:
+        parameters = {}
     if not isinstance(parameters, Mapping):
         raise MessageError(f"{place}.parameters must be a JSON Schema object")
     return Tool(
         _text(definition.get("name"), f"{place}.name"),
-        _text(definition.get("description") or "", f"{place}.description"),
+        _optional_text(definition.get("description"), f"{place}.description") or "",
         dict(cast("Mapping[str, Any]", parameters)),
     )

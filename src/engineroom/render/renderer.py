@@ -1,8 +1,9 @@
 """Messages to a prompt.
 
 A special token's string in somebody's text must stay text. Before the template runs, a marker (a Unicode noncharacter)
-is put into each such string in the conversation; afterwards the prompt is cut at the markers and the pieces are encoded
-apart, so that no piece holds the whole string. A conversation without such strings is encoded in one go.
+is put into each such string in the conversation, and behind a text that ends with the beginning of one, which the
+template might complete. Afterwards the prompt is cut at the markers and the pieces are encoded apart, so that no piece
+holds the whole string. A conversation without such strings is encoded in one go.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Renderer:
         ]
         self._guard_special = _guard(special)
         self._guard_all = _guard([*special, *tags])
+        self._controls = _ControlTokens(tokenizer, special)
 
     def render(
         self,
@@ -73,9 +75,7 @@ class Renderer:
             TemplateError: the template refuses, or can't do what is asked.
             UnsupportedError: media.
         """
-        self._refuse_media(messages)
-        if self._default_system is not None and not any(m.role == "system" for m in messages):
-            messages = (Message("system", (TextPart(self._default_system),)), *messages)
+        messages = self._checked(messages)
         *before, last = messages
         if continue_final and (
             last.role != "assistant" or any(isinstance(p, ToolCallPart) for p in last.parts)
@@ -103,16 +103,21 @@ class Renderer:
 
     def render_scored(self, messages: Sequence[Message]) -> Prompt:
         """A whole conversation, for a reward model."""
-        self._refuse_media(messages)
-        return self._prompt(self._run(messages, (), {"add_generation_prompt": False}))
+        return self._prompt(self._run(self._checked(messages), (), {"add_generation_prompt": False}))
 
     def render_raw(self, text: str) -> Prompt:
-        """A text as the tokenizer itself reads it, no template around."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise MessageError("the text holds half a character", why=str(error)) from error
-        return Prompt(tuple(self.tokenizer.encode_plain(text)), text)
+        """A text as the tokenizer itself reads it, no template around; a BOS token that it brings is not doubled."""
+        _check_unicode(text, "the text")
+        bos = self.tokenizer.bos_token
+        encode = self.tokenizer.encode if bos and text.startswith(bos) else self.tokenizer.encode_plain
+        return Prompt(tuple(encode(text)), text)
+
+    def _checked(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages, without media and with the default system prompt where they bring none."""
+        self._refuse_media(messages)
+        if self._default_system is None or any(m.role == "system" for m in messages):
+            return messages
+        return (Message("system", (TextPart(self._default_system),)), *messages)
 
     def _run(self, messages: Sequence[Message], tools: Sequence[Tool], options: Mapping[str, Any]) -> str:
         turns = [self._turn(message) for message in messages]
@@ -124,6 +129,7 @@ class Renderer:
     def _turn(self, message: Message) -> dict[str, Any]:
         guard = self._guard_special if message.role == "assistant" else self._guard_all
         turn: dict[str, Any] = {"role": message.role, "content": guard(message.text)}
+        turn.update({"name": self._guard_all(message.name)} if message.name else {})
         calls = [part for part in message.parts if isinstance(part, ToolCallPart)]
         if calls:
             turn["tool_calls"] = [self._call(call) for call in calls]
@@ -138,7 +144,8 @@ class Renderer:
 
     def _call(self, call: ToolCallPart) -> dict[str, Any]:
         function = {"name": self._guard_all(call.name), "arguments": _deep(call.arguments, self._guard_all)}
-        return {"type": "function", "function": function, **({"id": call.id} if call.id else {})}
+        identity = {"id": self._guard_all(call.id)} if call.id else {}
+        return {"type": "function", "function": function, **identity}
 
     def _definition(self, tool: Tool) -> dict[str, Any]:
         function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
@@ -156,49 +163,120 @@ class Renderer:
             tail = f"\n{closing}\n\n" if last.text else ""
             start += head + self._guard_all(thought.strip("\n")) + tail
             return self._prompt(start + self._guard_special(last.text), inside_thinking=not last.text)
-        return self._prompt(start + self._guard_special(last.text))
+        begun = (opening if start.rstrip().endswith(opening) else "") + last.text
+        return self._prompt(
+            start + self._guard_special(last.text),
+            inside_thinking=bool(opening) and begun.rfind(opening) > begun.rfind(closing),
+        )
 
     def _prompt(self, text: str, *, inside_thinking: bool = False) -> Prompt:
-        text = text.replace("\\ufdd0", _MARKER)  # a template may ask tojson for ASCII
-        ids = [
-            token_id for piece in text.split(_MARKER) if piece for token_id in self.tokenizer.encode(piece)
-        ]
-        return Prompt(tuple(ids), text.replace(_MARKER, ""), inside_thinking=inside_thinking)
+        if "ensure_ascii" in self.template.source:  # the template may have had tojson write markers as ASCII
+            text = text.replace("\\ufdd0", _MARKER)
+        plain = text.replace(_MARKER, "")
+        _check_unicode(plain, "the prompt")
+        pieces = [piece for piece in text.split(_MARKER) if piece]
+        ids = tuple(token_id for piece in pieces for token_id in self.tokenizer.encode(piece))
+        self._controls.check(pieces, ids)
+        return Prompt(ids, plain, inside_thinking=inside_thinking)
 
     def _refuse_media(self, messages: Sequence[Message]) -> None:
         for message in messages:
             for part in message.parts:
-                if type(part) in _MEDIA:
+                if isinstance(part, (ImagePart, VideoPart, AudioPart)):
                     raise UnsupportedError(
                         _MEDIA[type(part)], self._engine_name or "chosen", why="media are not supported yet",
                         fix="send text only",
                     )  # fmt: skip
 
 
+class _ControlTokens:
+    """The last check on special tokens: none may come out of a text that does not hold its string.
+
+    Tokenizers that normalise their input (NFKC turns full-width letters into plain ones) can read a special token in
+    a text that no search for its string finds.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, special: Sequence[str]) -> None:
+        ids = {token: tokenizer.encode(token) for token in special}
+        unknown = tokenizer.encode(
+            "\U0010fffd"
+        )  # an unknown character may become an unknown-token, and may do so
+        self._ids = {i[0] for i in ids.values() if len(i) == 1 and i[0] not in unknown}
+        words = sorted((t for t, i in ids.items() if i[0:1] and i[0] in self._ids), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, words))) if words else None
+
+    def check(self, pieces: Sequence[str], token_ids: Sequence[int]) -> None:
+        """
+        Raises:
+            MessageError: there are more special tokens than their strings.
+        """
+        if self._pattern is None:
+            return
+        found = sum(token_id in self._ids for token_id in token_ids)
+        if found > sum(len(self._pattern.findall(piece)) for piece in pieces):
+            raise MessageError(
+                "the conversation holds text that this tokenizer reads as a special token",
+                why="special tokens belong to the template",
+                fix="leave out look-alikes of special tokens, such as full-width letters in angle brackets",
+            )
+
+
+def _check_unicode(text: str, what: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise MessageError(
+            f"{what} holds half a character", why=str(error), fix="send valid Unicode text"
+        ) from error
+
+
 def _guard(tokens: Sequence[str]) -> Callable[[str], str]:
-    """A function that puts markers into a text so that none of ``tokens`` is left whole in it."""
-    pattern = (
-        re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
-        if tokens
-        else None
-    )
+    """A function that puts markers into a text so that none of ``tokens`` is left whole in it, nor begun at its end."""
+    if not tokens:
+        return lambda text: text.replace(_MARKER, "\ufffd")
+    whole = re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+    beginnings = {token[:length] for token in tokens for length in range(1, len(token))}
+    longest = max(map(len, beginnings))
 
     def guard(text: str) -> str:
         text = text.replace(_MARKER, "\ufffd")
-        if pattern is None:
-            return text
-        while (found := pattern.search(text)) is not None:  # again: the halves may complete another token
-            text = f"{text[: found.start() + 1]}{_MARKER}{text[found.start() + 1 :]}"
-        return text
+        pieces: list[str] = []
+        start = 0
+        while (
+            found := whole.search(text, start)
+        ) is not None:  # from the cut on: the rest may hold another token
+            pieces.append(text[start : found.start() + 1])
+            start = found.start() + 1
+        rest = text[start:]
+        end = len(rest.rstrip())  # templates trim
+        if any(rest[end - length : end] in beginnings for length in range(1, min(longest, end) + 1)):
+            pieces += [rest[:end], rest[end:]]
+        else:
+            pieces.append(rest)
+        return _MARKER.join(pieces)
 
     return guard
 
 
 def _deep(value: Any, guard: Callable[[str], str]) -> Any:
+    """The value with each text in it guarded, keys included.
+
+    Raises:
+        MessageError: it is nested too deeply, or holds itself.
+    """
+    try:
+        return _guarded(value, guard)
+    except RecursionError as error:
+        raise MessageError(
+            "tools or tool calls are nested too deeply", fix="send a flatter object"
+        ) from error
+
+
+def _guarded(value: Any, guard: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return guard(value)
     if isinstance(value, Mapping):
-        return {guard(str(k)): _deep(v, guard) for k, v in cast("Mapping[Any, Any]", value).items()}
+        return {guard(str(k)): _guarded(v, guard) for k, v in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, (list, tuple)):
-        return [_deep(item, guard) for item in cast("Sequence[Any]", value)]
+        return [_guarded(item, guard) for item in cast("Sequence[Any]", value)]
     return value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from jinja2 import TemplateError as JinjaError
 from jinja2 import nodes
@@ -75,6 +75,20 @@ class ChatTemplate:
         environment.globals["strftime_now"] = _strftime_now  # pyright: ignore[reportArgumentType]
         return environment.from_string(self.source)
 
+    def checked(self) -> Self:
+        """This template, compiled.
+
+        Raises:
+            TemplateError: it does not parse.
+        """
+        try:
+            _ = self._compiled
+        except JinjaError as error:
+            raise TemplateError(
+                f"the chat template {self.name!r} does not parse", why=str(error), fix="correct that file"
+            ) from error
+        return self
+
     def render(self, **variables: Any) -> str:
         """Runs the template.
 
@@ -140,7 +154,7 @@ def choose_template(
     if choice not in (None, "auto", "default"):
         path = Path(str(choice)).expanduser()
         if path.is_file():
-            return ChatTemplate(path.read_text(encoding="utf-8"), "file", str(path)), None
+            return _template_file(path), None
         if path.suffix in (".jinja", ".j2", ".txt") or len(path.parts) > 1:
             raise TemplateError(f"template file {str(choice)!r} was not found", fix="check the path")
         if own is None:
@@ -158,6 +172,13 @@ def choose_template(
         "this model has no chat template, so ChatML is used; its answers may suffer. "
         "Name the right one with template=FILE.jinja, or say template=chatml to accept this."
     )
+
+
+def _template_file(path: Path) -> ChatTemplate:
+    try:
+        return ChatTemplate(path.read_text(encoding="utf-8"), "file", str(path)).checked()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateError(f"template file {str(path)!r} can't be read", why=str(error)) from error
 
 
 def _own_template(source: str | Mapping[str, str] | None) -> ChatTemplate | None:

@@ -2,27 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
 from engineroom.errors import ModelLoadError
 
 
+class _AddedToken(Protocol):
+    special: bool
+
+
+class HuggingFaceTokenizer(Protocol):
+    """What we use of ``transformers.PreTrainedTokenizerBase``, whose own annotations are incomplete."""
+
+    @property
+    def eos_token_id(self) -> int | None: ...
+    @property
+    def bos_token(self) -> str | None: ...
+    @property
+    def eos_token(self) -> str | None: ...
+    @property
+    def pad_token(self) -> str | None: ...
+    @property
+    def unk_token_id(self) -> int | None: ...
+    @property
+    def chat_template(self) -> str | Mapping[str, str] | None: ...
+    @property
+    def all_special_tokens(self) -> Iterable[str]: ...
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, _AddedToken]: ...
+    def __len__(self) -> int: ...
+    def get_vocab(self) -> Mapping[str, int]: ...
+    def encode(self, text: str, *, add_special_tokens: bool = True, verbose: bool = True) -> list[int]: ...
+    def decode(
+        self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool
+    ) -> str: ...
+
+
 class TransformersTokenizer:
-    """``inner`` is the Hugging Face tokenizer."""
+    """``inner`` is the Hugging Face tokenizer. Thread-safe where that one is the Rust kind."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: HuggingFaceTokenizer) -> None:
         self.inner = inner
+        special = set(inner.all_special_tokens)
+        self._added = {
+            str(token): bool(token.special) or str(token) in special
+            for token in inner.added_tokens_decoder.values()
+        }
+        self._vocab_size = max(len(inner), 1 + max(inner.get_vocab().values(), default=0))
+        # A first call drops the truncation and padding that tokenizer.json may ask for. That changes the tokenizer,
+        # which must not happen while another thread is reading it ("Already borrowed", huggingface/tokenizers #537).
+        self.encode_plain("")
 
-    @cached_property
+    @property
     def vocab_size(self) -> int:
-        return max(len(self.inner), 1 + max(self.inner.get_vocab().values(), default=0))
+        return self._vocab_size
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        return () if self.inner.eos_token_id is None else (int(self.inner.eos_token_id),)
+        return () if self.inner.eos_token_id is None else (self.inner.eos_token_id,)
 
     @property
     def bos_token(self) -> str | None:
@@ -40,11 +79,9 @@ class TransformersTokenizer:
     def chat_template(self) -> str | Mapping[str, str] | None:
         return self.inner.chat_template
 
-    @cached_property
+    @property
     def added_tokens(self) -> Mapping[str, bool]:
-        special = set(self.inner.all_special_tokens)
-        added = self.inner.added_tokens_decoder.values()
-        return {str(token): bool(token.special) or str(token) in special for token in added}
+        return self._added
 
     def encode(self, text: str) -> list[int]:
         return list(self.inner.encode(text, add_special_tokens=False, verbose=False))
@@ -68,7 +105,7 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    load: Any = AutoTokenizer.from_pretrained
+    load = cast("Callable[..., HuggingFaceTokenizer]", AutoTokenizer.from_pretrained)  # pyright: ignore[reportUnknownMemberType]
     try:
         return TransformersTokenizer(load(str(path), trust_remote_code=trust_remote_code, use_fast=use_fast))
     except Exception as error:  # whatever transformers and tokenizers raise on broken files

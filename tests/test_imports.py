@@ -28,7 +28,8 @@ ALLOWED = {
     "machine": set(),
     "families": set(),
     "environment": BASE | {"engines", "machine"},
-    "cli": FACADE | {"cli", "preview", "environment", "machine", "__init__"},
+    "doctor": BASE | {"doctor", "families", "machine", "sampling", "render", "engines"},
+    "cli": FACADE | {"cli", "preview", "environment", "machine", "doctor", "__init__"},
     "__main__": {"cli"},
     "__init__": FACADE,
 }

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engineroom.cli import chat, env, render, score
+from engineroom.cli import chat, doctor, env, render, score
 from engineroom.cli.command import OWN_PROCESS_KEY, SettingsCommand
 from engineroom.cli.ending import DONE, MISUSED, ended
 from engineroom.errors import ArgumentError, nearest
@@ -56,6 +56,7 @@ def build() -> Any:
         (chat, chat.chat),
         (score, score.score),
         (render, render.render),
+        (doctor, doctor.doctor),
         (env, env.env),
     ):
         app.command(function.__name__, cls=SettingsCommand, epilog=module.EXAMPLES)(function)

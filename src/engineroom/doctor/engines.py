@@ -1,0 +1,104 @@
+"""Which engine would take the model, and why another would not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import util
+from pathlib import Path
+from typing import cast
+
+from engineroom.checkpoint import Checkpoint
+from engineroom.config import Arguments
+from engineroom.doctor.finding import Finding, problem, warning
+from engineroom.engines import registry
+
+_TASKS = {
+    "causal": "CAUSAL_LM",
+    "value_head": "CAUSAL_LM",
+    "sequence_classification": "SEQUENCE_CLASSIFICATION",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineVerdict:
+    """Would this engine take the model?"""
+
+    name: str
+    can: bool
+    why: str
+
+
+def engine_verdicts(problems: list[Finding], chosen: str) -> list[EngineVerdict]:
+    """Every engine that takes a model, and the chosen one.
+
+    Args:
+        problems: those of the model itself; what one engine can't load, none can.
+    """
+    verdicts: list[EngineVerdict] = []
+    for spec in registry.engines().values():
+        reason = spec.missing()
+        if reason:
+            verdicts.append(EngineVerdict(spec.name, False, reason))
+        elif not spec.packages:  # the scripted engine
+            if spec.name == chosen:
+                verdicts.append(EngineVerdict(spec.name, True, "it plays a script and reads no model"))
+        elif problems:
+            verdicts.append(EngineVerdict(spec.name, False, problems[0].what))
+        else:
+            verdicts.append(EngineVerdict(spec.name, True, f"version {spec.version}"))
+    return verdicts
+
+
+def architecture_findings(arguments: Arguments, checkpoint: Checkpoint) -> list[Finding]:
+    """Does the installed Transformers know the architecture, or would the model's own code have to run?"""
+    model_type = str(checkpoint.config.get("model_type", ""))
+    known = _known_model_types(_TASKS.get(checkpoint.kind, "CAUSAL_LM"))
+    brings_code = isinstance(checkpoint.config.get("auto_map"), Mapping)
+    if not known or model_type in known:
+        if brings_code and not arguments.trust_remote_code:
+            return [
+                warning(
+                    "the model brings Python code, which is not run", "Transformers knows this architecture"
+                )
+            ]
+        return []
+    if brings_code and arguments.trust_remote_code:
+        return [warning("the model's own Python code will run", "trust_remote_code=true")]
+    if brings_code:
+        return [problem(
+            f"{checkpoint.architecture} is code that comes with the model, and it may not run",
+            f"Transformers {_version()} does not know model_type {model_type!r}",
+            "read that code; if you trust it, add trust_remote_code=true",
+        )]  # fmt: skip
+    return [problem(
+        f"Transformers {_version()} does not know {checkpoint.architecture}",
+        f"config.json says model_type {model_type!r}" if model_type else "config.json has no model_type",
+        "pip install --upgrade transformers" if model_type else "name a folder with a whole config.json",
+    )]  # fmt: skip
+
+
+def _version() -> str:
+    return registry.find("huggingface").version or ""
+
+
+@cache
+def _known_model_types(task: str) -> frozenset[str]:
+    """The model types in Transformers' table for a task, read from its source: importing it would import torch.
+
+    Empty if the table is not where it was (transformers 5.19, models/auto/modeling_auto.py); then nothing is claimed.
+    """
+    spec = util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    try:
+        source = (Path(spec.origin).parent / "models/auto/modeling_auto.py").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset()
+    table = re.search(
+        rf"^MODEL_FOR_{task}_MAPPING_NAMES = OrderedDict\((.*?)^\)", source, re.DOTALL | re.MULTILINE
+    )
+    names = cast("list[str]", re.findall(r'\(\s*"([^"]+)",', table[1])) if table else []
+    return frozenset(names)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engineroom.cli import chat, doctor, env, render, score
+from engineroom.cli import chat, doctor, env, list_settings, logs, render, score
 from engineroom.cli.command import OWN_PROCESS_KEY, SettingsCommand
 from engineroom.cli.ending import DONE, MISUSED, ended
 from engineroom.errors import ArgumentError, nearest
@@ -58,6 +58,8 @@ def build() -> Any:
         (render, render.render),
         (doctor, doctor.doctor),
         (env, env.env),
+        (logs, logs.logs),
+        (list_settings, list_settings.settings),
     ):
         app.command(function.__name__, cls=SettingsCommand, epilog=module.EXAMPLES)(function)
     return typer.main.get_command(app)

@@ -34,9 +34,9 @@ def doctor(
     ] = None,
     as_json: JsonFlag = False,
 ) -> int:
-    """Tell whether a model would load here, before it is loaded: memory, context, engines, template, files.
+    """Tell whether a model would load, before loading it.
 
-    The exit code is 0 if it would load and 1 if not. Nothing is imported that a model needs; weights are not read.
+    Looks at memory, context, engines, chat template, tool format and every file. The exit code is 0 if it would load and 1 if not. Nothing is imported that a model needs; weights are not read.
 
     With --json: model, path, would_load, engine, architecture, kind, parameters, dtype, context_length, weights,
     memory, template, sampling, engines, problems, warnings. Sizes are in bytes; a problem has what, why and fix.

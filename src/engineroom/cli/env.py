@@ -34,9 +34,9 @@ def env(
     ] = False,
     as_json: JsonFlag = False,
 ) -> int:
-    """Show the engines found here, and why one is missing; Python, memory, GPUs, library versions.
+    """Show the engines found here, and why one is missing.
 
-    With --json: engineroom, python, platform, cores, memory, gpus, engines (name, state, version, summary, why, fix),
+    And Python, memory, GPUs, the shipped models and the versions of libraries. With --json: engineroom, python, platform, cores, memory, gpus, engines (name, state, version, summary, why, fix),
     models, packages, variables; capabilities and devices where asked for. Sizes are in bytes.
     """
     refuse_settings(context, "env")

@@ -52,9 +52,9 @@ def render(
     ids_only: Annotated[bool, typer.Option("--ids", help="Print only the token ids, on one line.")] = False,
     as_json: JsonFlag = False,
 ) -> int:
-    """Show the exact prompt that a model will see: its text and token ids.
+    """Show the exact prompt that a model will see.
 
-    Only the tokenizer is read. The messages are -p, or a JSON file, or standard input: a list of messages, an object
+    Its text and token ids are shown; only the tokenizer is read. The messages are -p, or a JSON file, or standard input: a list of messages, an object
     with messages and tools, or else the text of a user message. A reward model's prompt is the whole conversation.
 
     With --json: text, token_ids, tokens (the text of each id), length, context_length, template (origin, name),

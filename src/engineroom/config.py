@@ -258,7 +258,7 @@ def _check_name(name: Any) -> None:
     guess = nearest(name, argument_names())
     raise UnknownArgumentError(
         f"unknown argument {name!r}",
-        fix=f"did you mean {guess}?" if guess else "`engineroom chat --help` lists the settings",
+        fix=f"did you mean {guess}?" if guess else "`engineroom settings` lists them all",
         argument=name,
     )
 

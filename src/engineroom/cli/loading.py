@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 @contextmanager
 def open_model(arguments: Arguments) -> Generator[ChatModel, None, None]:
     """Loads the model that the arguments name, and closes it at the end."""
+    with load_model(arguments) as model:
+        yield model
+
+
+def load_model(arguments: Arguments) -> ChatModel:
+    """Loads the model that the arguments name, for the caller to close."""
     with load_progress(arguments.model_name_or_path) as progress:
         progress("importing the library", None)
         from engineroom.chat import ChatModel, TemplateWarning
@@ -27,10 +33,9 @@ def open_model(arguments: Arguments) -> Generator[ChatModel, None, None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TemplateWarning)  # said below, in our own words
             model = ChatModel(arguments, progress=progress)
-    with model:
-        for warning in model.warnings:
-            print_note(warning)
-        yield model
+    for warning in model.warnings:
+        print_note(warning)
+    return model
 
 
 @contextmanager

@@ -1,0 +1,78 @@
+"""Ctrl-C and the keyboard while an answer comes."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+
+
+class Interrupts:
+    """Lets Ctrl-C break in only while the next piece of an answer is waited for.
+
+    Anywhere else it is remembered until the next wait, so that it never tears the drawing of the screen or the
+    writing of the history in two.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._waiting = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        if self._waiting:
+            self._waiting = False
+            raise KeyboardInterrupt
+
+    def waiting_for(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, until Ctrl-C ends them."""
+        iterator = iter(items)
+        while not self.came:
+            try:
+                self._waiting = True
+                item = next(iterator, None)
+            except KeyboardInterrupt:
+                self.came = True
+                return
+            finally:
+                self._waiting = False
+            if item is None:
+                return
+            yield item
+
+
+@contextlib.contextmanager
+def quiet_keys() -> Generator[None, None, None]:
+    """Keys pressed meanwhile are not echoed into the answer; the next prompt gets them."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    import termios
+
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    quiet = [*before]
+    quiet[3] = int(quiet[3]) & ~termios.ECHO
+    termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)

@@ -214,7 +214,9 @@ def _from_hub(arguments: Arguments, weights: bool) -> Path:
         raise _not_found(name, "there is no such folder")
     for variable in ("USE_MODELSCOPE_HUB", "USE_OPENMIND_HUB"):  # LLaMA-Factory's
         if os.environ.get(variable, "").lower() in {"1", "true", "y"}:
-            raise _not_found(name, f"{variable} is set, and engineroom downloads from the Hugging Face hub only")
+            raise _not_found(
+                name, f"{variable} is set, and engineroom downloads from the Hugging Face hub only"
+            )
     from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -245,11 +247,12 @@ def _from_hub(arguments: Arguments, weights: bool) -> Path:
 
 def _not_found(name: str, why: str) -> ModelNotFoundError:
     guess = nearest(name, demo.NAMES)
-    fix = (
-        f"did you mean {guess}?"
-        if guess
-        else "check the path, or leave it out to use the shipped model `demo`"
-    )
+    if any(character.isspace() for character in name.strip()):
+        why, fix = "this looks like a message rather than a model", 'to ask something: engineroom chat -p "…"'
+    elif guess:
+        fix = f"did you mean {guess}?"
+    else:
+        fix = "check the path, or leave it out to use the shipped model `demo`"
     return ModelNotFoundError(f"model {name!r} was not found", why=why, fix=fix)
 
 

@@ -84,7 +84,13 @@ def read_config(path: Path) -> dict[str, Any]:
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (json.JSONDecodeError, yaml.YAMLError) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise ArgumentError(f"{str(path)!r} is not valid {kind}", why=" ".join(str(error).split())) from error
+        raise ArgumentError(
+            f"{str(path)!r} is not valid {kind}",
+            why=" ".join(str(error).split()),
+            fix='correct it; it holds settings such as "temperature": 0.7'
+            if kind == "JSON"
+            else "correct it; it holds a setting a line, such as temperature: 0.7",
+        ) from error
     if values is None:
         return {}
     if not isinstance(values, dict):

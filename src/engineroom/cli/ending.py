@@ -47,13 +47,44 @@ def ended(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
 
 def _told(error: Exception, words: Sequence[str]) -> EngineroomError:
     """The error as one that says what, why and how to go on."""
+    if isinstance(error, ArgumentError) and error.argument and not error.fix:
+        error.fix = f"`engineroom settings {error.argument}` explains it"
     if isinstance(error, EngineroomError):
         return error
     if isinstance(error, _UsageError):
         command = next((f" {word}" for word in words[:1] if not word.startswith("-")), "")
         what = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
         return ArgumentError(what, fix=f"engineroom{command} --help")
+    if isinstance(error, OSError) and error.filename:
+        return FileAccessError(error)
+    if isinstance(error, MemoryError):
+        return OutOfMemoryError(words)
     return UnexpectedError(error, _write_crash_log())
+
+
+class FileAccessError(EngineroomError):
+    """The system refuses a file that nothing else has an error of its own for."""
+
+    def __init__(self, error: OSError) -> None:
+        name = str(error.filename)
+        fix = (
+            f"check its permissions: ls -ld {name}"
+            if isinstance(error, PermissionError)
+            else "check the path"
+        )
+        super().__init__(f"{name!r} can't be used", why=error.strerror or type(error).__name__, fix=fix)
+
+
+class OutOfMemoryError(EngineroomError):
+    """The machine has no memory left for what was asked."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        model = " ".join(word for word in words[1:2] if not word.startswith("-"))
+        super().__init__(
+            "the memory is used up",
+            why="the model, or the conversation, is too big for this machine",
+            fix=f"`engineroom doctor {model}".rstrip() + "` tells what fits",
+        )
 
 
 class UnexpectedError(EngineroomError):

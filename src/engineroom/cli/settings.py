@@ -75,7 +75,7 @@ class Settings:
         guess = nearest(name, (*argument_names(), *own))
         if guess in own:
             raise UnknownArgumentError(
-                f"unknown option {name!r}", fix=f"did you mean {own[guess]}?", argument=name
+                f"unknown option --{name}", fix=f"did you mean {own[guess]}?", argument=name
             )
 
 

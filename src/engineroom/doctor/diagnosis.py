@@ -16,7 +16,7 @@ from engineroom.doctor.template import TemplateFacts, inspect_template
 from engineroom.doctor.tokenizer import tokenizer_findings
 from engineroom.doctor.weights import Weights, inspect_weights
 from engineroom.engines import registry
-from engineroom.errors import EngineroomError
+from engineroom.errors import EngineroomError, ModelLoadError
 from engineroom.params import SamplingParams
 from engineroom.sampling import SamplingDefaults
 
@@ -58,10 +58,11 @@ def diagnose(arguments: Arguments) -> Diagnosis:
     """
     spec = registry.find(arguments.infer_backend)
     checkpoint = Checkpoint.open(arguments, weights=False)
+    kind = _kind(checkpoint)
     weights, findings = inspect_weights(checkpoint, remote=_is_remote(arguments))
     findings += tokenizer_findings(checkpoint)
-    findings += architecture_findings(arguments, checkpoint)
-    findings += _argument_findings(arguments, checkpoint)
+    findings += architecture_findings(arguments, checkpoint, kind)
+    findings += _argument_findings(arguments, checkpoint, kind)
     fitting, about_memory = fit(arguments, checkpoint, weights)
     template, about_template = inspect_template(checkpoint, arguments.template)
     sampling, about_sampling = _sampling(arguments, checkpoint)
@@ -75,7 +76,7 @@ def diagnose(arguments: Arguments) -> Diagnosis:
         path=checkpoint.path,
         engine=spec.name,
         architecture=checkpoint.architecture,
-        kind=checkpoint.kind,
+        kind=kind,
         weights=weights,
         fit=fitting,
         template=template,
@@ -84,6 +85,14 @@ def diagnose(arguments: Arguments) -> Diagnosis:
         problems=tuple(problems),
         warnings=tuple(f for f in findings if f.severity == "warning"),
     )
+
+
+def _kind(checkpoint: Checkpoint) -> CheckpointKind:
+    """The checkpoint's kind; where its weights are broken, which is told elsewhere, as its config alone has it."""
+    try:
+        return checkpoint.kind
+    except ModelLoadError:
+        return "causal"
 
 
 def _is_remote(arguments: Arguments) -> bool:
@@ -111,9 +120,11 @@ def _sampling(arguments: Arguments, checkpoint: Checkpoint) -> tuple[SamplingPar
 # --- what the arguments ask of the model ------------------------------------------------------------------------
 
 
-def _argument_findings(arguments: Arguments, checkpoint: Checkpoint) -> Generator[Finding, None, None]:
+def _argument_findings(
+    arguments: Arguments, checkpoint: Checkpoint, kind: CheckpointKind
+) -> Generator[Finding, None, None]:
     yield from _context_findings(arguments, checkpoint)
-    yield from _head_findings(arguments, checkpoint)
+    yield from _head_findings(arguments, checkpoint, kind)
     yield from _device_findings(arguments)
     for name in arguments.adapter_name_or_path:
         folder = Path(name).expanduser() / (arguments.adapter_folder or "")
@@ -140,8 +151,10 @@ def _context_findings(arguments: Arguments, checkpoint: Checkpoint) -> Generator
         )
 
 
-def _head_findings(arguments: Arguments, checkpoint: Checkpoint) -> Generator[Finding, None, None]:
-    rewards = checkpoint.kind in ("sequence_classification", "value_head")
+def _head_findings(
+    arguments: Arguments, checkpoint: Checkpoint, kind: CheckpointKind
+) -> Generator[Finding, None, None]:
+    rewards = kind in ("sequence_classification", "value_head")
     if arguments.stage == "rm" and not rewards:
         yield problem(
             f"stage=rm, but {checkpoint.name} has no reward head",
@@ -150,7 +163,7 @@ def _head_findings(arguments: Arguments, checkpoint: Checkpoint) -> Generator[Fi
         )
     labels = checkpoint.config.get("id2label")
     count = len(labels) if isinstance(labels, dict) else checkpoint.config.get("num_labels", 2)  # pyright: ignore[reportUnknownArgumentType]
-    if checkpoint.kind == "sequence_classification" and count != 1:
+    if kind == "sequence_classification" and count != 1:
         yield problem(
             f"{checkpoint.name} classifies into {count} labels",
             "a reward model has one",

@@ -10,7 +10,7 @@ from importlib import util
 from pathlib import Path
 from typing import cast
 
-from engineroom.checkpoint import Checkpoint
+from engineroom.checkpoint import Checkpoint, CheckpointKind
 from engineroom.config import Arguments
 from engineroom.doctor.finding import Finding, problem, warning
 from engineroom.engines import registry
@@ -52,10 +52,12 @@ def engine_verdicts(problems: list[Finding], chosen: str) -> list[EngineVerdict]
     return verdicts
 
 
-def architecture_findings(arguments: Arguments, checkpoint: Checkpoint) -> list[Finding]:
+def architecture_findings(
+    arguments: Arguments, checkpoint: Checkpoint, kind: CheckpointKind
+) -> list[Finding]:
     """Does the installed Transformers know the architecture, or would the model's own code have to run?"""
     model_type = str(checkpoint.config.get("model_type", ""))
-    known = _known_model_types(_TASKS.get(checkpoint.kind, "CAUSAL_LM"))
+    known = _known_model_types(_TASKS.get(kind, "CAUSAL_LM"))
     brings_code = isinstance(checkpoint.config.get("auto_map"), Mapping)
     if not known or model_type in known:
         if brings_code and not arguments.trust_remote_code:

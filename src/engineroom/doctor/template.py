@@ -40,9 +40,16 @@ def inspect_template(
     findings: list[Finding] = []
     try:
         template, note = choose_template(_own_source(checkpoint, findings), choice)
-        _try(template, tokenizer_config(checkpoint))
     except TemplateError as error:
         return None, [*findings, from_error(error)]
+    try:
+        _try(template, tokenizer_config(checkpoint))
+    except TemplateError as error:
+        what = f"the chat template does not work: {template.name}"
+        return None, [
+            *findings,
+            problem(what, error.why, "correct it, or name another with template=FILE.jinja"),
+        ]
     if note:
         head, _, tail = note.partition("; ")
         findings.append(warning(head, *(part.strip() for part in tail.partition(". ")[::2])))

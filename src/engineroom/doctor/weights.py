@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,12 +190,28 @@ def _pickle_findings(checkpoint: Checkpoint) -> Generator[Finding, None, None]:
     files = checkpoint.weight_files
     pointers = [file for file in files if is_lfs_pointer(file)]
     yield from map(lfs_problem, pointers)
-    if not pointers:
+    broken = [file for file in files if file not in pointers and not _is_pickle(file)]
+    for file in broken:
+        yield problem(
+            f"{file.name} is corrupt",
+            "it is not what torch.save writes, or only its beginning",
+            "download or save it again",
+        )
+    if not pointers and not broken:
         yield warning(
             f"the weights are pickles: {_some([f.name for f in files])}",
             "a pickle can hold code; it is read in a mode that refuses any, and it can't be checked beforehand",
             "save the model again as safetensors, which is what save_pretrained does today",
         )
+
+
+def _is_pickle(file: Path) -> bool:
+    """torch.save writes a zip archive, whose directory is at its end; before torch 1.6 it wrote a bare pickle."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(2) == b"\x80\x02" or zipfile.is_zipfile(file)
+    except OSError:
+        return False
 
 
 def _no_weights(checkpoint: Checkpoint, remote: bool) -> Finding:

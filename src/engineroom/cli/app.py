@@ -7,7 +7,7 @@ costs no more than Typer itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -23,6 +23,18 @@ One chat and scoring API over several inference engines.
 
 Without a model, the one that ships inside answers: nothing to download, no account, no GPU.
 """
+
+
+COMMANDS: tuple[tuple[Any, Callable[..., int]], ...] = (
+    (chat, chat.chat),
+    (score, score.score),
+    (render, render.render),
+    (doctor, doctor.doctor),
+    (env, env.env),
+    (logs, logs.logs),
+    (list_settings, list_settings.settings),
+)
+"""Each command's module, which has its EXAMPLES, and its function, whose name and docstring are the command's."""
 
 
 def _version(wanted: bool) -> None:
@@ -52,15 +64,7 @@ def build() -> Any:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=False)(_root)
-    for module, function in (
-        (chat, chat.chat),
-        (score, score.score),
-        (render, render.render),
-        (doctor, doctor.doctor),
-        (env, env.env),
-        (logs, logs.logs),
-        (list_settings, list_settings.settings),
-    ):
+    for module, function in COMMANDS:
         app.command(function.__name__, cls=SettingsCommand, epilog=module.EXAMPLES)(function)
     return typer.main.get_command(app)
 

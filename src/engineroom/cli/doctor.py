@@ -30,7 +30,9 @@ def doctor(
     context: typer.Context,
     model: Annotated[
         str | None,
-        typer.Argument(help="A folder, a hub repository, or a shipped model.", show_default="demo"),
+        typer.Argument(
+            metavar="MODEL", help="A folder, a hub repository, or a shipped model.", show_default="demo"
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> int:

@@ -25,7 +25,8 @@ engineroom settings temperature   one
 def settings(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(help="A setting, or a part of its name.", show_default=False)
+        str | None,
+        typer.Argument(metavar="NAME", help="A setting, or a part of its name.", show_default=False),
     ] = None,
     as_json: JsonFlag = False,
 ) -> int:

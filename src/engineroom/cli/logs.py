@@ -31,7 +31,7 @@ engineroom logs --path               the file that they are in
 def logs(
     context: typer.Context,
     query: Annotated[
-        list[str] | None, typer.Argument(metavar="QUERY…", help="Words to search for.", show_default=False)
+        list[str] | None, typer.Argument(metavar="QUERY", help="Words to search for.", show_default=False)
     ] = None,
     key: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="Show one conversation, by number or name.")

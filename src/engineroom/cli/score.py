@@ -42,7 +42,7 @@ def score(
     context: typer.Context,
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TEXT…", help="Texts to score; `-` reads standard input.", show_default=False),
+        typer.Argument(metavar="TEXT", help="Texts to score; `-` reads standard input.", show_default=False),
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the texts from a file.")

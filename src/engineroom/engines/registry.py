@@ -121,6 +121,11 @@ _BUILT_IN = (
 )
 
 
+def built_in() -> tuple[EngineSpec, ...]:
+    """The engines of this package, in the order of the documentation."""
+    return _BUILT_IN
+
+
 def engines() -> Mapping[str, EngineSpec]:
     """Every known engine by name: the built-in ones, then those of other packages."""
     found = {spec.name: spec for spec in _BUILT_IN}

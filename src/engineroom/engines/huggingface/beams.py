@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from engineroom.engines.huggingface.loader import LoadedModel
+from engineroom.engines.huggingface.library import Model, integers
+from engineroom.engines.huggingface.loaded import LoadedModel, not_a_number
 from engineroom.engines.huggingface.logits import LogitsShaper
 from engineroom.engines.huggingface.sequence import Sequence
+from engineroom.errors import EngineClosedError
 from engineroom.types import Chunk
 
 
@@ -25,16 +27,19 @@ class _Shape(LogitsProcessor):
     """Our bias and penalties, per beam: a beam's past is its row of ids."""
 
     def __init__(self, sequence: Sequence) -> None:
-        self._sequence = sequence
+        self._params = sequence.params
+        self._prompt = sequence.prompt.token_ids
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return torch.stack([self._row(ids, row) for ids, row in zip(input_ids, scores, strict=True)])
+        if bool(torch.isnan(scores).any()):
+            raise not_a_number("logits")
+        return torch.stack(
+            [self._row(integers(ids), row) for ids, row in zip(input_ids, scores, strict=True)]
+        )
 
-    def _row(self, ids: Tensor, scores: Tensor) -> Tensor:
-        prompt = self._sequence.prompt.token_ids
-        shaper = LogitsShaper(self._sequence.params, [int(i) for i in ids], scores.device)
-        shaper(scores)  # makes its counts
-        for token_id in ids[len(prompt) :].tolist():
+    def _row(self, ids: list[int], scores: Tensor) -> Tensor:
+        shaper = LogitsShaper(self._params, self._prompt, scores.device)
+        for token_id in ids[len(self._prompt) :]:
             shaper.add(token_id)
         return shaper(scores)
 
@@ -45,7 +50,7 @@ class _Left(StoppingCriteria):
     def __init__(self, left: Callable[[], bool]) -> None:
         self._left = left
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return torch.full((input_ids.shape[0],), self._left(), dtype=torch.bool, device=input_ids.device)
 
 
@@ -60,20 +65,34 @@ def search_beams(loaded: LoadedModel, sequence: Sequence, closing: Callable[[], 
         max_new_tokens=params.max_new_tokens,
         eos_token_id=list(params.stop_token_ids) or None,
         pad_token_id=loaded.pad_token_id,
-        repetition_penalty=1.0,
     )
     ids = torch.tensor([sequence.prompt.token_ids], device=loaded.device)
-    generate: Any = loaded.model.generate
-    with loaded.adapter(params.adapter):
-        output = generate(
+    loaded.adapters.use(params.adapter)
+    loaded.rope.forget()
+    with _without_defaults(loaded.model):
+        output = loaded.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             generation_config=config,
             logits_processor=LogitsProcessorList([_Shape(sequence)]),
             stopping_criteria=StoppingCriteriaList([_Left(lambda: sequence.cancelled or closing())]),
         )
-    for index, row in enumerate(output[:, ids.shape[1] :].tolist()):
-        sequence.mailbox.post(_beam_chunk(row, params.stop_token_ids, index))
+    if closing():
+        raise EngineClosedError("the engine was closed", fix="make a new ChatModel")
+    for index, row in enumerate(output[:, ids.shape[1] :]):
+        sequence.mailbox.post(_beam_chunk(integers(row), params.stop_token_ids, index))
+
+
+@contextmanager
+def _without_defaults(model: Model) -> Generator[None, None, None]:
+    """``generate`` fills what is None from the model's own generation config: the end tokens of an answer that should
+    ignore them, for one. The defaults that count were taken over long before this.
+    """
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _beam_chunk(row: list[int], ends: tuple[int, ...], index: int) -> Chunk:

@@ -11,10 +11,13 @@ from engineroom.config import Arguments
 from engineroom.engines.base import BaseEngine, Health, Progress
 from engineroom.engines.capabilities import CAPABILITIES
 from engineroom.engines.huggingface.loader import Loader
-from engineroom.engines.huggingface.sequence import Mailbox, Sequence
+from engineroom.engines.huggingface.sequence import Mailbox, Outcome, Sequence
 from engineroom.engines.huggingface.thread import InferenceThread, ScoreJob
-from engineroom.errors import EngineStartError, ParameterError
+from engineroom.errors import EngineClosedError, EngineStartError, ParameterError
 from engineroom.types import Chunk, Prompt, SamplingParams, Support
+
+_PATIENCE = 20.0
+"""Seconds that closing waits for the step, or the stage of loading, in progress. The thread ends behind it all the same."""
 
 
 class HuggingfaceEngine(BaseEngine):
@@ -24,7 +27,7 @@ class HuggingfaceEngine(BaseEngine):
     capabilities: Mapping[str, Support] = CAPABILITIES["huggingface"]
 
     def __init__(self, arguments: Arguments, checkpoint: Checkpoint) -> None:
-        self.checkpoint: Checkpoint = checkpoint
+        self.checkpoint = checkpoint
         self._arguments = arguments
         self._loader = Loader(arguments, checkpoint)
         self.can_generate = self._loader.can_generate
@@ -36,13 +39,18 @@ class HuggingfaceEngine(BaseEngine):
         return cls(arguments, Checkpoint.open(arguments))
 
     async def start(self, progress: Progress) -> None:
-        self._thread = InferenceThread(
-            lambda: self._loader.load(progress), use_cache=self._arguments.use_kv_cache
+        def report(stage: str, share: float | None) -> None:
+            if thread.closing:  # a load can be left between its stages
+                raise EngineClosedError("the engine was closed while it loaded", fix="make a new ChatModel")
+            progress(stage, share)
+
+        self._thread = thread = InferenceThread(
+            lambda: self._loader.load(report), use_cache=self._arguments.use_kv_cache
         )
-        loaded = await asyncio.wrap_future(self._thread.start())
+        loaded = await asyncio.wrap_future(thread.start())
         self.model = loaded.model
         self.context_length = loaded.context_length
-        self._adapters = loaded.adapters
+        self._adapters = loaded.adapters.names
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Chunk, None]:
         if params.adapter is not None and params.adapter not in self._adapters:
@@ -57,9 +65,7 @@ class HuggingfaceEngine(BaseEngine):
         ended = 0
         try:
             while ended < (params.n if params.num_beams > 1 else 1):
-                item = await sequence.mailbox.take()
-                if isinstance(item, Exception):
-                    raise item
+                item = _raised(await sequence.mailbox.take())
                 assert isinstance(item, Chunk)
                 ended += item.finish_reason is not None
                 yield item
@@ -70,18 +76,17 @@ class HuggingfaceEngine(BaseEngine):
         job = ScoreJob(list(prompts), Mailbox())
         self._running().submit(job)
         try:
-            item = await job.mailbox.take()
+            item = _raised(await job.mailbox.take())
         finally:
             job.cancelled = True
-        if isinstance(item, Exception):
-            raise item
         assert isinstance(item, list)
         return item
 
     async def close(self) -> None:
-        if self._thread is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._thread.close)
         self.model = None
+        if self._thread is not None:
+            ended = asyncio.wrap_future(self._thread.close())
+            await asyncio.wait([ended], timeout=_PATIENCE)
 
     def health(self) -> Health:
         return self._thread.health() if self._thread else Health("starting")
@@ -90,3 +95,9 @@ class HuggingfaceEngine(BaseEngine):
         if self._thread is None:
             raise EngineStartError("the huggingface engine was not started", fix="await engine.start() first")
         return self._thread
+
+
+def _raised(item: Outcome) -> Chunk | list[float]:
+    if isinstance(item, Exception):
+        raise item
+    return item

@@ -2,111 +2,64 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import importlib.util
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
 
-from engineroom.checkpoint import VALUE_HEAD_FILES, Checkpoint
+from engineroom.checkpoint import Checkpoint, CheckpointKind
 from engineroom.config import Arguments
 from engineroom.engines.base import Progress
-from engineroom.errors import ArgumentError, EngineroomError, ModelLoadError, ModelNotFoundError
+from engineroom.engines.huggingface.adapters import (
+    AdapterSwitch,
+    find_adapters,
+    is_classifier,
+    keep_apart,
+    merge,
+)
+from engineroom.engines.huggingface.library import LoadModel, Model, ModelConfig
+from engineroom.engines.huggingface.loaded import LoadedModel, keeps_logits
+from engineroom.engines.huggingface.rope import DynamicRope, scale_rope
+from engineroom.engines.huggingface.value_head import find_value_head, load_value_head
+from engineroom.errors import ArgumentError, EngineroomError, ModelLoadError
 
 _ATTENTION = {"disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2", "fa3": "flash_attention_3"}
 
-_log = logging.getLogger(__name__)
-
-
-class ValueHead(nn.Module):
-    """One score from the last hidden state, as TRL's ``AutoModelForCausalLMWithValueHead`` and LLaMA-Factory save it."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.summary = nn.Linear(weight.shape[1], 1, bias=bias is not None)
-        self.summary.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.summary(hidden.to(self.summary.weight.dtype))
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model ready to run. Used on the inference thread only.
-
-    Attributes:
-        context_length: tokens of prompt and answer together.
-        adapters: names of the LoRA adapters that were kept apart.
-        keeps_logits: ``forward`` takes ``logits_to_keep`` and so can skip the logits of all positions but the last.
-    """
-
-    model: Any
-    device: torch.device
-    context_length: int
-    value_head: ValueHead | None
-    adapters: tuple[str, ...]
-    keeps_logits: bool
-    pad_token_id: int | None
-
-    def new_cache(self) -> Any:
-        from transformers import DynamicCache
-
-        return DynamicCache(config=self.model.config)
-
-    @contextmanager
-    def adapter(self, name: str | None) -> Generator[None, None, None]:
-        """Runs the model with the named adapter, or with none."""
-        if not self.adapters:
-            yield
-        elif name is None:
-            with self.model.disable_adapter():
-                yield
-        else:
-            self.model.set_adapter(name)
-            yield
-
-    def score(self, input_ids: Tensor) -> float:
-        """The reward at the last of ``input_ids``, [1, tokens]."""
-        if self.value_head is None:
-            return float(self.model(input_ids=input_ids, use_cache=False).logits[0, -1].float())
-        with self.adapter(self.adapters[-1] if self.adapters else None):
-            output = self.model(
-                input_ids=input_ids, use_cache=False, output_hidden_states=True, **self._one_logit()
-            )
-        return float(self.value_head(output.hidden_states[-1][0, -1])[0])
-
-    def _one_logit(self) -> dict[str, Any]:
-        return {"logits_to_keep": 1} if self.keeps_logits else {}
-
 
 class Loader:
-    """Decides cheaply what the checkpoint is, then loads it on the thread that will own it."""
+    """Decides cheaply what the checkpoint is, then loads it on the thread that will own it.
+
+    Raises:
+        ModelError: the checkpoint, an adapter, or what ``stage`` asks of them is not there.
+    """
 
     def __init__(self, arguments: Arguments, checkpoint: Checkpoint) -> None:
         self._arguments = arguments
         self._checkpoint = checkpoint
-        self._value_head_file = _value_head_file(checkpoint, self._adapter_folders())
+        self._adapters = find_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
+        self._value_head_file = find_value_head(checkpoint, self._adapters)
+        self._head_in_adapter = any(map(is_classifier, self._adapters))
         self.kind = self._kind()
         self.can_generate = self.kind == "causal"
 
-    def _kind(self) -> str:
-        stage, kind = self._arguments.stage, self._checkpoint.kind
-        if self._value_head_file is not None and kind in ("causal", "unknown"):
-            kind = "value_head"
-        if stage == "rm" and kind not in ("sequence_classification", "value_head"):
+    def _kind(self) -> CheckpointKind:
+        kind, name = self._checkpoint.kind, self._checkpoint.name
+        if kind in ("causal", "unknown", "value_head"):
+            kind = "value_head" if self._value_head_file else "causal"
+            kind = "sequence_classification" if self._head_in_adapter else kind
+        if self._arguments.stage == "rm" and kind == "causal":
             raise ModelLoadError(
-                f"stage=rm, but {self._checkpoint.name} has no reward head",
+                f"stage=rm, but {name} has no reward head",
                 why="there are neither v_head weights nor a sequence-classification head",
                 fix="name a reward model, or leave stage out",
             )
-        if stage == "sft":
-            return "sequence_classification" if kind == "sequence_classification" else "causal"
-        return "causal" if kind == "unknown" else kind
+        if self._arguments.stage == "sft" and kind == "sequence_classification":
+            raise ModelLoadError(
+                f"stage=sft, but {name} is a sequence classifier: it scores, and can't generate",
+                fix="stage=rm, or leave stage out",
+            )
+        return "causal" if self._arguments.stage == "sft" else kind
 
     def load(self, progress: Progress) -> LoadedModel:
         """Loads weights, adapters and head.
@@ -118,9 +71,7 @@ class Loader:
         progress("importing transformers", None)
         device = _device(self._arguments)
         try:
-            model = self._load_model(device, progress)
-            model, adapters = self._add_adapters(model, progress)
-            head = self._load_value_head(model)
+            return self._load(device, progress)
         except (EngineroomError, MemoryError):
             raise
         except Exception as error:  # whatever Transformers, safetensors or peft raise on a broken checkpoint
@@ -129,33 +80,40 @@ class Loader:
                 why=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}",
                 fix=f"engineroom doctor {self._checkpoint.name}",
             ) from error
+
+    def _load(self, device: torch.device, progress: Progress) -> LoadedModel:
+        base = model = self._load_model(device, progress)
+        adapters = AdapterSwitch()
+        if self._adapters:
+            progress("adding adapters", None)
+            if self._arguments.adapter_merge:
+                base = model = merge(model, self._adapters)
+            else:
+                adapted, adapters = keep_apart(model, self._adapters)
+                base, model = adapted.get_base_model(), adapted
+        text = base.config.get_text_config()
+        head = None
+        if self.kind == "value_head" and self._value_head_file is not None:
+            head = load_value_head(self._value_head_file, text.hidden_size).to(base.device)
         model.eval()
-        parameters = inspect.signature(model.forward).parameters
-        base = model.get_base_model() if adapters else model
         progress("ready", 1.0)
+        eos = text.eos_token_id[0] if isinstance(text.eos_token_id, list) else text.eos_token_id
         return LoadedModel(
             model=model,
             device=base.device,
-            context_length=self._context_length(),
+            context_length=self._arguments.model_maxlen or self._checkpoint.context_length or 4096,
             value_head=head,
             adapters=adapters,
-            keeps_logits="logits_to_keep" in inspect.signature(base.forward).parameters
-            or "logits_to_keep" in parameters,
-            pad_token_id=_pad_token_id(base),
+            rope=DynamicRope.of(model),
+            keeps_logits=keeps_logits(model, base),
+            pad_token_id=eos if text.pad_token_id is None else text.pad_token_id,
         )
 
-    # --- the model -------------------------------------------------------------------------------------------------
-
-    def _load_model(self, device: torch.device, progress: Progress) -> Any:
+    def _load_model(self, device: torch.device, progress: Progress) -> Model:
         import transformers
 
-        transformers.logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]  # our own stages say it
-        classification = self.kind == "sequence_classification"
-        family: Any = (
-            transformers.AutoModelForSequenceClassification
-            if classification
-            else transformers.AutoModelForCausalLM
-        )
+        arguments = self._arguments
+        cast("Any", transformers.logging).disable_progress_bar()  # our own stages say it
         _ = self._checkpoint.tensors  # a corrupt header is found before any memory is taken
         if not self._checkpoint.weight_files:
             raise ModelLoadError(
@@ -164,42 +122,60 @@ class Loader:
                 fix="download or save the model again",
             )
         progress("reading the weights", None)
-        arguments = self._arguments
-        model, info = family.from_pretrained(
-            self._checkpoint.path,
-            config=self._config(),
-            dtype=arguments.infer_dtype
-            if arguments.infer_dtype == "auto"
-            else getattr(torch, arguments.infer_dtype),
-            device_map=arguments.device_map or {"": device},
-            attn_implementation=_ATTENTION.get(arguments.flash_attn),
-            quantization_config=_quantization(arguments),
-            offload_folder=arguments.offload_folder if arguments.device_map else None,
-            trust_remote_code=arguments.trust_remote_code,
-            output_loading_info=True,
+        family = (
+            transformers.AutoModelForSequenceClassification
+            if self.kind == "sequence_classification"
+            else transformers.AutoModelForCausalLM
         )
-        missing = sorted(info["missing_keys"])
+        spread = arguments.quantization_device_map if arguments.quantization_bit else None
+        options: dict[str, object] = {
+            "config": self._config(),
+            "dtype": "auto" if arguments.infer_dtype == "auto" else getattr(torch, arguments.infer_dtype),
+            "device_map": arguments.device_map or spread or {"": device},
+            "attn_implementation": _attention(arguments),
+            "quantization_config": _quantization(arguments),
+            "offload_folder": arguments.offload_folder if arguments.device_map else None,
+            "trust_remote_code": arguments.trust_remote_code,
+            "output_loading_info": True,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
+        load = cast("LoadModel", cast("Any", family).from_pretrained)
+        model, info = load(str(self._checkpoint.path), **given)
+        self._check_loaded(model, info)
+        return model
+
+    def _check_loaded(self, model: Model, info: Mapping[str, Any]) -> None:
+        """Nothing random may be left in the model, and no head that was trained be left out."""
+        name = self._checkpoint.name
+        missing = sorted(k for k in info["missing_keys"] if not (self._head_in_adapter and "score" in k))
         if missing:
             raise ModelLoadError(
-                f"{self._checkpoint.name} lacks weights that its architecture needs",
+                f"{name} lacks weights that its architecture needs",
                 why=f"missing: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}",
                 fix="download or save the model again; running it would answer with random weights",
             )
-        if classification and model.config.num_labels != 1:
+        heads = [key for key in info["unexpected_keys"] if "v_head." in key]
+        if heads and self.kind == "causal" and self._arguments.stage != "sft":
             raise ModelLoadError(
-                f"{self._checkpoint.name} classifies into {model.config.num_labels} labels",
+                f"{name} has a value head that was not recognised as one",
+                why=f"{heads[0]} lies in a pickled pytorch_model.bin",
+                fix="save the reward model as safetensors, or say stage=sft to generate with it",
+            )
+        if self.kind == "sequence_classification" and model.config.num_labels != 1:
+            raise ModelLoadError(
+                f"{name} classifies into {model.config.num_labels} labels",
                 why="a reward model has one",
                 fix="name a reward model",
             )
-        return model
 
-    def _config(self) -> Any:
+    def _config(self) -> ModelConfig:
         """The checkpoint's config, with the rope scaling that was asked for."""
         from transformers import AutoConfig
 
-        config: Any = AutoConfig.from_pretrained(
-            self._checkpoint.path, trust_remote_code=self._arguments.trust_remote_code
-        )
+        read = cast("Any", AutoConfig).from_pretrained
+        config: Any = read(self._checkpoint.path, trust_remote_code=self._arguments.trust_remote_code)
+        if self._head_in_adapter:
+            config.num_labels = 1
         native, wanted = self._checkpoint.context_length, self._arguments.model_maxlen
         kind = self._arguments.rope_scaling
         if kind is None:
@@ -216,103 +192,25 @@ class Loader:
                 fix=f"add model_maxlen={2 * (native or 4096)}",
                 argument="rope_scaling",
             )
-        text: Any = config.get_text_config()
-        text.rope_parameters = _rope_parameters(
-            getattr(text, "rope_parameters", None) or {}, kind, native, wanted
-        )
+        scale_rope(config.get_text_config(), kind, native, wanted)
         return config
 
-    def _context_length(self) -> int:
-        native, wanted = self._checkpoint.context_length, self._arguments.model_maxlen
-        return wanted or native or 4096
 
-    # --- adapters and head -----------------------------------------------------------------------------------------
+def _attention(arguments: Arguments) -> str | None:
+    """Transformers' name for the attention implementation; None lets it choose.
 
-    def _adapter_folders(self) -> list[Path]:
-        base = self._arguments.adapter_folder
-        folders: list[Path] = []
-        for name in self._arguments.adapter_name_or_path:
-            folder = Path(name).expanduser() / base if base else Path(name).expanduser()
-            if not (folder / "adapter_config.json").is_file():
-                raise ModelNotFoundError(
-                    f"{str(folder)!r} is not a LoRA adapter",
-                    why="there is no adapter_config.json in it",
-                    fix="check adapter_name_or_path (and adapter_folder)",
-                )
-            folders.append(folder)
-        return folders
-
-    def _add_adapters(self, model: Any, progress: Progress) -> tuple[Any, tuple[str, ...]]:
-        """Merges the adapters in order, or keeps them apart by the names of their folders."""
-        folders = self._adapter_folders()
-        if not folders:
-            return model, ()
-        from peft import PeftModel
-
-        progress("adding adapters", None)
-        if self._arguments.adapter_merge:
-            for folder in folders:
-                adapted: Any = PeftModel.from_pretrained(model, str(folder))
-                model = adapted.merge_and_unload()
-            return model, ()
-        names = _adapter_names(folders)
-        adapted = PeftModel.from_pretrained(model, str(folders[0]), adapter_name=names[0])
-        for name, folder in zip(names[1:], folders[1:], strict=True):
-            adapted.load_adapter(str(folder), adapter_name=name)
-        return adapted, names
-
-    def _load_value_head(self, model: Any) -> ValueHead | None:
-        if self.kind != "value_head" or self._value_head_file is None:
-            return None
-        tensors = _read_tensors(self._value_head_file)
-        weight = tensors.get("v_head.summary.weight")
-        if weight is None:
-            raise ModelLoadError(
-                f"{str(self._value_head_file)!r} has no v_head.summary.weight",
-                fix="save the reward model again",
-            )
-        head = ValueHead(
-            weight.float(), None if (b := tensors.get("v_head.summary.bias")) is None else b.float()
+    Raises:
+        ArgumentError: its library is not installed.
+    """
+    module = {"fa2": "flash_attn", "fa3": "flash_attn_interface"}.get(arguments.flash_attn)
+    if module is not None and importlib.util.find_spec(module) is None:
+        raise ArgumentError(
+            f"flash_attn={arguments.flash_attn} needs FlashAttention",
+            why=f"the module {module} is not installed",
+            fix="leave flash_attn out: auto takes the fastest that is here",
+            argument="flash_attn",
         )
-        return head.to(model.device)
-
-
-def _value_head_file(checkpoint: Checkpoint, adapters: list[Path]) -> Path | None:
-    """Where the ``v_head`` weights are: beside the last adapter, beside the model, or among its own weights."""
-    for folder in [*reversed(adapters), checkpoint.path]:
-        for name in VALUE_HEAD_FILES:
-            if (folder / name).is_file():
-                return folder / name
-    if any(tensor.name.startswith("v_head.") for tensor in checkpoint.tensors):
-        return next(
-            file for file in checkpoint.weight_files if "v_head.summary.weight" in _tensor_names(file)
-        )
-    return None
-
-
-def _tensor_names(file: Path) -> list[str]:
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as tensors:  # pyright: ignore[reportUnknownVariableType]
-        return [str(name) for name in tensors.keys()]  # noqa: SIM118  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportUnknownArgumentType]
-
-
-def _read_tensors(file: Path) -> Mapping[str, Tensor]:
-    """The ``v_head`` tensors of a file. A ``.bin`` is read without running what a pickle may hold."""
-    if file.suffix == ".bin":
-        return torch.load(file, map_location="cpu", weights_only=True)
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as tensors:  # pyright: ignore[reportUnknownVariableType]
-        return {name: tensors.get_tensor(name) for name in _tensor_names(file) if name.startswith("v_head.")}  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-
-
-def _adapter_names(folders: list[Path]) -> tuple[str, ...]:
-    names: list[str] = []
-    for folder in folders:
-        name = folder.resolve().name
-        names.append(name if name not in names else f"{name}-{len(names)}")
-    return tuple(names)
+    return _ATTENTION.get(arguments.flash_attn)
 
 
 def _device(arguments: Arguments) -> torch.device:
@@ -341,6 +239,13 @@ def _quantization(arguments: Arguments) -> Any:
             fix="leave quantization_bit out; infer_dtype=bfloat16 halves the memory of a float32 model",
             argument="quantization_bit",
         )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ArgumentError(
+            f"quantization_bit={arguments.quantization_bit} needs bitsandbytes",
+            why="it is not installed",
+            fix="pip install 'engineroom[bitsandbytes]'",
+            argument="quantization_bit",
+        )
     from transformers import BitsAndBytesConfig
 
     if arguments.quantization_bit == 8:
@@ -349,24 +254,5 @@ def _quantization(arguments: Arguments) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type=arguments.quantization_type,
         bnb_4bit_use_double_quant=arguments.double_quantization,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=torch.float16 if arguments.infer_dtype == "float16" else torch.bfloat16,
     )
-
-
-def _rope_parameters(own: Mapping[str, Any], kind: str, native: int, wanted: int) -> dict[str, Any]:
-    """Rotary parameters that stretch ``native`` positions to ``wanted`` (transformers.modeling_rope_utils)."""
-    scaled = {**own, "rope_type": kind, "factor": wanted / native}
-    if kind in ("yarn", "llama3", "dynamic"):
-        scaled["original_max_position_embeddings"] = native
-    if kind == "llama3":
-        scaled.update(low_freq_factor=1.0, high_freq_factor=4.0)
-    return scaled
-
-
-def _pad_token_id(model: Any) -> int | None:
-    for value in (model.config.get_text_config().pad_token_id, model.config.get_text_config().eos_token_id):
-        if isinstance(value, list) and value:
-            return int(value[0])  # pyright: ignore[reportUnknownArgumentType]
-        if isinstance(value, int):
-            return value
-    return None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from engineroom.engines.huggingface.library import floats, integers
 from engineroom.types import SamplingParams, TokenLogprob
 
 
 class LogitsShaper:
-    """Applies one request's bias and penalties. Keeps its counts up to date itself: O(1) per token.
+    """Applies one request's bias and penalties, to the tokens that they concern.
 
     ``repetition_penalty`` follows Keskar et al. 2019 (arXiv 1909.05858) as Transformers applies it: over prompt and
     answer, dividing positive logits and multiplying negative ones. ``presence_penalty`` and ``frequency_penalty``
@@ -20,54 +22,45 @@ class LogitsShaper:
 
     def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], device: torch.device) -> None:
         self._params = params
+        self._seen = set(prompt_ids)
+        self._counts: Counter[int] = Counter()
         self._device = device
-        self._seen: Tensor | None = None
-        self._counts: Tensor | None = None
-        self._prompt_ids = prompt_ids
-        self._bias: tuple[Tensor, Tensor] | None = None
-        if params.logit_bias:
-            ids, amounts = zip(*params.logit_bias.items(), strict=True)
-            self._bias = (torch.tensor(ids, device=device), torch.tensor(amounts, device=device))
+        self._bias = self._pairs(params.logit_bias)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """The shaped logits; the input is left as it was."""
         params = self._params
-        if self._bias is None and params.repetition_penalty == 1.0 and not self._counted:
+        repetition, counted = params.repetition_penalty, params.presence_penalty or params.frequency_penalty
+        if self._bias is None and repetition == 1.0 and not counted:
             return logits
         logits = logits.clone()
         if self._bias is not None:
-            logits.index_add_(0, *self._bias)
-        if params.repetition_penalty != 1.0:
-            factor = params.repetition_penalty
-            logits = torch.where(
-                self._seen_mask(logits), torch.where(logits > 0, logits / factor, logits * factor), logits
-            )
-        if self._counted:
-            counts = self._answer_counts(logits)
-            logits -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
+            ids, amounts = self._bias
+            logits[ids] += amounts
+        if repetition != 1.0:
+            seen = torch.tensor(list(self._seen), device=self._device)
+            values = logits[seen]
+            logits[seen] = torch.where(values > 0, values / repetition, values * repetition)
+        if counted and (pairs := self._pairs(self._counts)) is not None:
+            ids, counts = pairs
+            logits[ids] -= params.frequency_penalty * counts + params.presence_penalty
         return logits
 
     def add(self, token_id: int) -> None:
         """Takes note of a token of the answer."""
-        if self._seen is not None:
-            self._seen[token_id] = True
-        if self._counts is not None:
-            self._counts[token_id] += 1
+        self._seen.add(token_id)
+        self._counts[token_id] += 1
 
-    @property
-    def _counted(self) -> bool:
-        return self._params.presence_penalty != 0.0 or self._params.frequency_penalty != 0.0
+    def _pairs(self, amounts: Mapping[int, float]) -> tuple[Tensor, Tensor] | None:
+        """Token ids, each once, and what belongs to them; None if there are none."""
+        if not amounts:
+            return None
+        values = torch.tensor(list(amounts.values()), dtype=torch.float32, device=self._device)
+        return torch.tensor(list(amounts), device=self._device), values
 
-    def _seen_mask(self, like: Tensor) -> Tensor:
-        if self._seen is None:
-            self._seen = torch.zeros(like.shape[-1], dtype=torch.bool, device=self._device)
-            self._seen[torch.tensor(self._prompt_ids, device=self._device)] = True
-        return self._seen
 
-    def _answer_counts(self, like: Tensor) -> Tensor:
-        if self._counts is None:
-            self._counts = torch.zeros(like.shape[-1], dtype=torch.float32, device=self._device)
-        return self._counts
+_COLDEST = torch.finfo(torch.float32).tiny
+"""Smaller temperatures are 0 in single precision, and a division by that is not a number."""
 
 
 class TokenSampler:
@@ -87,7 +80,9 @@ class TokenSampler:
         """The next token's id. Greedy at temperature 0; the first of equals, as ``argmax`` has it."""
         if self._generator is None:
             return int(logits.argmax())
-        probabilities = torch.softmax(truncate(logits / self._params.temperature, self._params), dim=-1)
+        # The maximum is taken off first: divided by a tiny temperature it would overflow, and the others need not be told.
+        cooled = (logits - logits.max()) / max(self._params.temperature, _COLDEST)
+        probabilities = torch.softmax(truncate(cooled, self._params), dim=-1)
         return int(torch.multinomial(probabilities, 1, generator=self._generator))
 
 
@@ -112,5 +107,5 @@ def token_logprob(logits: Tensor, token_id: int, top: int) -> TokenLogprob:
     best: tuple[tuple[int, float], ...] = ()
     if top:
         values, ids = logprobs.topk(min(top, logprobs.shape[-1]))
-        best = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+        best = tuple(zip(integers(ids), floats(values), strict=True))
     return TokenLogprob(token_id, float(logprobs[token_id]), best)

@@ -1,7 +1,7 @@
 """The inference thread: it alone touches the model.
 
 Answers arrive at any time, each with its own parameters. The loop takes one step for each of them in turn: a forward
-pass and a token. So nobody waits for another's whole answer, an answer that is left frees its slot before its next
+pass and a token, or a chunk of the prompt. So nobody waits for another's whole answer, an answer that is left frees its slot before its next
 step, and an exception goes to the answer that raised it and to no other.
 """
 
@@ -11,13 +11,13 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import torch
 
 from engineroom.engines.base import Health, HealthState
 from engineroom.engines.huggingface.beams import search_beams
-from engineroom.engines.huggingface.loader import LoadedModel
+from engineroom.engines.huggingface.loaded import LoadedModel
 from engineroom.engines.huggingface.sequence import Mailbox, Sequence
 from engineroom.errors import EngineClosedError, EngineDeadError, EngineroomError, GenerationError
 from engineroom.types import Prompt
@@ -32,6 +32,13 @@ class ScoreJob:
         self.cancelled = False
         self.scores: list[float] = []
 
+    def release(self) -> None:
+        self.waiting.clear()
+
+
+T = TypeVar("T")
+Work: TypeAlias = Sequence | ScoreJob
+
 
 class InferenceThread:
     """Owns the model from loading to freeing. ``submit`` may be called from any thread."""
@@ -39,13 +46,14 @@ class InferenceThread:
     def __init__(self, load: Callable[[], LoadedModel], *, use_cache: bool) -> None:
         self._load = load
         self._use_cache = use_cache
-        self._arrivals: queue.SimpleQueue[Sequence | ScoreJob | None] = queue.SimpleQueue()
-        self._live: list[Sequence | ScoreJob] = []
+        self._arrivals: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._live: list[Work] = []
         self._closing = threading.Event()
         self._state: HealthState = "starting"
         self._detail = ""
         self._lock = threading.Lock()
-        self._loaded: Future[LoadedModel] = Future()
+        self._loaded = _uncancellable(Future[LoadedModel]())
+        self._ended = _uncancellable(Future[None]())
         self._thread = threading.Thread(target=self._run, name="engineroom-inference", daemon=True)
 
     def start(self) -> Future[LoadedModel]:
@@ -53,7 +61,7 @@ class InferenceThread:
         self._thread.start()
         return self._loaded
 
-    def submit(self, work: Sequence | ScoreJob) -> None:
+    def submit(self, work: Work) -> None:
         with self._lock:
             if self._state != "ready":
                 raise self._gone()
@@ -62,15 +70,20 @@ class InferenceThread:
     def health(self) -> Health:
         return Health(self._state, len(self._live), self._detail)
 
-    def close(self) -> None:
-        """Stops after the step in progress and waits for the thread. Called from another thread."""
+    @property
+    def closing(self) -> bool:
+        return self._closing.is_set()
+
+    def close(self) -> Future[None]:
+        """Asks the thread to end after the step in progress; the future is done when it has ended, model freed."""
         with self._lock:
             if self._state in ("starting", "ready"):
                 self._state = "closed"
         self._closing.set()
         self._arrivals.put(None)
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._thread.ident is None:
+            self._end()
+        return self._ended
 
     def _gone(self) -> EngineroomError:
         if self._state == "dead":
@@ -79,31 +92,36 @@ class InferenceThread:
 
     def _run(self) -> None:
         try:
+            self._serve()
+        except BaseException as error:
+            with self._lock:
+                if self._state != "closed":
+                    self._state, self._detail = "dead", f"{type(error).__name__}: {error}"
+        finally:
+            self._end()
+
+    def _serve(self) -> None:
+        try:
             loaded = self._load()
         except BaseException as error:
-            self._state, self._detail = "dead", str(error)
             self._loaded.set_exception(error)
-            return
+            raise
         with self._lock:
             if not self._closing.is_set():
                 self._state = "ready"
         self._loaded.set_result(loaded)
-        try:
-            with torch.inference_mode():
-                self._loop(loaded)
-        except BaseException as error:
-            self._state, self._detail = "dead", f"{type(error).__name__}: {error}"
-        finally:
-            self._end_all()
+        with torch.inference_mode():
+            while not self._closing.is_set():
+                self._admit()
+                self._step_each(loaded)
 
-    def _loop(self, loaded: LoadedModel) -> None:
-        while not self._closing.is_set():
-            self._admit()
-            for work in list(self._live):
-                if self._closing.is_set():
-                    return
-                if work.cancelled or not self._step(loaded, work):
-                    self._live.remove(work)
+    def _step_each(self, loaded: LoadedModel) -> None:
+        for work in tuple(self._live):
+            if self._closing.is_set():
+                return
+            if work.cancelled or not self._step(loaded, work):
+                self._live.remove(work)
+                work.release()
 
     def _admit(self) -> None:
         """Takes in what has arrived; sleeps only if there is nothing to do."""
@@ -116,7 +134,7 @@ class InferenceThread:
                 return
             self._live.append(work)
 
-    def _step(self, loaded: LoadedModel, work: Sequence | ScoreJob) -> bool:
+    def _step(self, loaded: LoadedModel, work: Work) -> bool:
         """One step of one piece of work. False when it is done."""
         try:
             if isinstance(work, ScoreJob):
@@ -125,24 +143,25 @@ class InferenceThread:
                 search_beams(loaded, work, self._closing.is_set)
                 return False
             return self._next_token(loaded, work)
+        except torch.AcceleratorError:
+            raise  # the device itself has failed (CUDA's "illegal memory access"): nothing on it works any more
         except Exception as error:
             work.mailbox.post(_as_engineroom_error(error))
             return False
 
     def _next_token(self, loaded: LoadedModel, sequence: Sequence) -> bool:
-        ids = torch.tensor([sequence.next_input(cached=self._use_cache)], device=loaded.device)
         if self._use_cache and sequence.cache is None:
             sequence.cache = loaded.new_cache()
-        arguments: dict[str, Any] = {"use_cache": self._use_cache, "past_key_values": sequence.cache}
-        if loaded.keeps_logits:
-            arguments["logits_to_keep"] = 0 if sequence.wants_prompt_logits else 1
-        with loaded.adapter(sequence.params.adapter):
-            output = loaded.model(input_ids=ids, **arguments)
-        chunk = sequence.accept(output.logits[0])
-        sequence.mailbox.post(chunk)
-        return chunk.finish_reason is None
+        ids = sequence.next_input(cached=self._use_cache)
+        logits = loaded.logits(
+            ids, cache=sequence.cache, adapter=sequence.params.adapter, every=sequence.wants_prompt_logits
+        )
+        chunk = sequence.accept(len(ids), logits)
+        if chunk is not None:
+            sequence.mailbox.post(chunk)
+        return chunk is None or chunk.finish_reason is None
 
-    def _end_all(self) -> None:
+    def _end(self) -> None:
         """Nobody may be left waiting."""
         with self._lock:
             while not self._arrivals.empty():
@@ -151,12 +170,21 @@ class InferenceThread:
                     self._live.append(work)
         for work in self._live:
             work.mailbox.post(self._gone())
+            work.release()
         self._live.clear()
+        self._loaded = _uncancellable(Future[LoadedModel]())  # the old one holds the weights
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+
+def _uncancellable(future: Future[T]) -> Future[T]:
+    """A future that those who wait for it can't cancel under the thread that sets it."""
+    future.set_running_or_notify_cancel()
+    return future
 
 
 def _score_one(loaded: LoadedModel, job: ScoreJob) -> bool:
-    prompt = job.waiting.pop()
-    job.scores.append(loaded.score(torch.tensor([prompt.token_ids], device=loaded.device)))
+    job.scores.append(loaded.score(job.waiting.pop().token_ids))
     if job.waiting:
         return True
     job.mailbox.post(job.scores)
@@ -169,5 +197,7 @@ def _as_engineroom_error(error: Exception) -> Exception:
     wrapped = GenerationError(
         "the model failed on this request", why=f"{type(error).__name__}: {error}", fix="other requests go on"
     )
-    wrapped.__cause__ = error
+    wrapped.__cause__ = error.with_traceback(
+        None
+    )  # its frames hold tensors, as long as somebody holds the error
     return wrapped

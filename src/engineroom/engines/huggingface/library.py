@@ -1,0 +1,87 @@
+"""What we use of Transformers and peft, as types. Their own annotations are incomplete, so this is the border."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+
+class TextConfig(Protocol):
+    """The language model's part of a config. Which fields there are depends on the architecture."""
+
+    hidden_size: int
+    pad_token_id: int | None
+    eos_token_id: int | list[int] | None
+
+
+class ModelConfig(Protocol):
+    num_labels: int
+
+    def get_text_config(self) -> TextConfig: ...
+
+
+class Output(Protocol):
+    """``logits`` is [batch, positions, vocabulary], or [batch, labels] of a classifier."""
+
+    @property
+    def logits(self) -> Tensor: ...
+    @property
+    def hidden_states(self) -> tuple[Tensor, ...]: ...
+
+
+class Model(Protocol):
+    """A ``PreTrainedModel``, or a ``PeftModel`` around one."""
+
+    config: ModelConfig
+    generation_config: Any
+
+    @property
+    def device(self) -> torch.device: ...
+    def eval(self) -> object: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+    def forward(self, input_ids: Tensor) -> Output: ...
+    def __call__(self, *, input_ids: Tensor, use_cache: bool, **options: object) -> Output: ...
+    def generate(
+        self, *, input_ids: Tensor, attention_mask: Tensor, generation_config: Any, **hooks: object
+    ) -> Tensor: ...
+
+
+class LoadResult(Protocol):
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class AdaptedModel(Model, Protocol):
+    """A ``PeftModel``: the model with its adapters around the layers that they change."""
+
+    def get_base_model(self) -> Model: ...
+    def merge_and_unload(self) -> Model: ...
+    def load_adapter(self, model_id: str, adapter_name: str, *, is_trainable: bool = False) -> LoadResult: ...
+    def set_adapter(self, adapter_name: str) -> None: ...
+
+    @property
+    def base_model(self) -> AdapterLayers: ...
+
+
+class AdapterLayers(Protocol):
+    def enable_adapter_layers(self) -> None: ...
+    def disable_adapter_layers(self) -> None: ...
+
+
+class LoadModel(Protocol):
+    """``AutoModelFor….from_pretrained`` with ``output_loading_info``."""
+
+    def __call__(self, path: str, **options: object) -> tuple[Model, Mapping[str, Any]]: ...
+
+
+def integers(tensor: Tensor) -> list[int]:
+    """A one-dimensional tensor's values."""
+    return cast("list[int]", tensor.tolist())  # pyright: ignore[reportUnknownMemberType]
+
+
+def floats(tensor: Tensor) -> list[float]:
+    """A one-dimensional tensor's values."""
+    return cast("list[float]", tensor.tolist())  # pyright: ignore[reportUnknownMemberType]

@@ -1,0 +1,96 @@
+"""A model ready to run."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedConfig
+
+from engineroom.engines.huggingface.adapters import AdapterSwitch
+from engineroom.engines.huggingface.library import Model
+from engineroom.engines.huggingface.rope import DynamicRope
+from engineroom.engines.huggingface.value_head import ValueHead
+from engineroom.errors import GenerationError
+
+Cache: TypeAlias = DynamicCache
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with all that belongs to it. Used on the inference thread only.
+
+    Attributes:
+        context_length: tokens of prompt and answer together.
+        pad_token_id: what fills up the shorter ones of several beams.
+    """
+
+    model: Model
+    device: torch.device
+    context_length: int
+    value_head: ValueHead | None
+    adapters: AdapterSwitch
+    rope: DynamicRope
+    keeps_logits: bool
+    pad_token_id: int | None
+
+    def new_cache(self) -> Cache:
+        return DynamicCache(config=cast("PreTrainedConfig", self.model.config))
+
+    def logits(
+        self, token_ids: tuple[int, ...], *, cache: Cache | None, adapter: str | None, every: bool
+    ) -> Tensor:
+        """One forward pass over the tokens that follow what is in the cache, which takes them in.
+
+        Returns:
+            [positions, vocabulary] with ``every``, else [1, vocabulary] for the last one, where the model can do that.
+        """
+        self.adapters.use(adapter)
+        self.rope.forget()
+        output = self.model(
+            input_ids=torch.tensor([token_ids], device=self.device),
+            use_cache=cache is not None,
+            past_key_values=cache,
+            **({"logits_to_keep": 0 if every else 1} if self.keeps_logits else {}),
+        )
+        return output.logits[0]
+
+    def score(self, token_ids: tuple[int, ...]) -> float:
+        """The reward of a sequence.
+
+        A classifier pools as its own ``forward`` does: at the last token that is no padding. A value head scores the
+        last hidden state, behind the final norm.
+
+        Raises:
+            GenerationError: it is not a number.
+        """
+        input_ids = torch.tensor([token_ids], device=self.device)
+        self.adapters.use(self.adapters.names[-1] if self.adapters.names else None)
+        self.rope.forget()
+        if self.value_head is None:
+            reward = self.model(input_ids=input_ids, use_cache=False).logits[0, -1]
+        else:
+            options = {"logits_to_keep": 1} if self.keeps_logits else {}
+            output = self.model(input_ids=input_ids, use_cache=False, output_hidden_states=True, **options)
+            reward = self.value_head(output.hidden_states[-1][0, -1])[0]
+        value = float(reward)
+        if not math.isfinite(value):
+            raise not_a_number("score")
+        return value
+
+
+def keeps_logits(model: Model, base: Model) -> bool:
+    """Can ``forward`` skip the logits of all positions but the last?"""
+    return any("logits_to_keep" in inspect.signature(m.forward).parameters for m in (model, base))
+
+
+def not_a_number(what: str) -> GenerationError:
+    return GenerationError(
+        f"the model's {what} is not a number (NaN or infinite)",
+        why="the weights are broken, or infer_dtype overflows on this prompt",
+        fix="try infer_dtype=float32 or infer_dtype=bfloat16",
+    )

@@ -74,7 +74,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """The mapping in a YAML or JSON file."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null byte in the path
         raise ArgumentError(
             f"can't read the configuration {str(path)!r}",
             why=str(error),

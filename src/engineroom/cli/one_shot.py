@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 from engineroom.cli.console import print_json
 from engineroom.cli.ending import DONE, INTERRUPTED
 from engineroom.cli.loading import print_note
+from engineroom.cli.request import read_stdin
 from engineroom.cli.terminal.meter import tokens_per_second
 from engineroom.cli.terminal.screen import Screen
 from engineroom.cli.terminal.session import Session
@@ -40,14 +42,15 @@ def _piped(*, wanted: bool) -> str | None:
     """Standard input, if it is no terminal. Beside ``-p`` only a pipe or a file counts: a service's is neither."""
     if sys.stdin.isatty():
         return None
-    if not wanted:
-        mode = os.fstat(sys.stdin.fileno()).st_mode
-        if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
-            return None
+    return read_stdin() if wanted or _is_pipe_or_file() else None
+
+
+def _is_pipe_or_file() -> bool:
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ArgumentError("standard input is not UTF-8 text", why=str(error)) from error
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except io.UnsupportedOperation:  # a test's standard input
+        return True
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
 def answer_once(session: Session, text: str) -> int:

@@ -45,14 +45,14 @@ def _conversation(prompt: str | None, messages: str | None) -> Request:
     if prompt is not None:
         return Request(prompt)
     if messages == "-":
-        return _from_json(_json(_stdin(), "standard input"), "standard input")
+        return _from_json(_json(read_stdin(), "standard input"), "standard input")
     if messages is not None:
         return _from_json(_json(_read(Path(messages)), messages), messages)
     if sys.stdin.isatty():
         raise ArgumentError(
             "there is no message", fix='give one with -p "…", --messages FILE, or standard input'
         )
-    return _from_text(_stdin())
+    return _from_text(read_stdin())
 
 
 def _from_text(text: str) -> Request:
@@ -98,7 +98,12 @@ def _read(file: Path) -> str:
         raise ArgumentError(f"{str(file)!r} is not UTF-8 text", why=str(error)) from error
 
 
-def _stdin() -> str:
+def read_stdin() -> str:
+    """All of standard input.
+
+    Raises:
+        ArgumentError: it is not UTF-8 text.
+    """
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -42,8 +42,8 @@ class AnswerView:
         self._printed = False
         self._waiting = Status("reading the prompt", console=console, spinner_style="dim")
         self._live = Live(
+            _Now(self._tail),
             console=console,
-            get_renderable=self._tail,
             refresh_per_second=_REFRESH,
             transient=True,
             vertical_overflow="visible",
@@ -102,6 +102,16 @@ class AnswerView:
         if self._channel == "answer":
             return Block(text)
         return Text("\n".join(f"│ {line}" for line in text.strip("\n").split("\n")), style="dim italic")
+
+
+class _Now:
+    """Looks as ``make()`` does at the moment of drawing: Live also redraws its last frame below what is printed."""
+
+    def __init__(self, make: Callable[[], RenderableType]) -> None:
+        self._make = make
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._make()
 
 
 class _Lines:

@@ -121,6 +121,7 @@ class Screen:
             self.notice(f"… {len(messages) - last} earlier messages")
         for message in messages[-last:]:
             if message.role == "user":
+                self.space()
                 self.question(message.text)
             elif self.is_rich:
                 self.aside.print(Block(printable(message.text)))

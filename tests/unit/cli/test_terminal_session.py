@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from talking import THINKING_TEMPLATE, Chat, drain
 
 from engineroom import ChatModel, Reply, ScriptedEngine
 from engineroom.cli.conversation import Conversation, Said
 from engineroom.cli.store import ConversationStore
 from engineroom.cli.terminal.session import can_go_on
 from engineroom.errors import EngineroomError, GenerationError, HistoryError, PromptTooLongError
-
-from talking import THINKING_TEMPLATE, Chat, drain
 
 Making = Callable[..., Chat]
 

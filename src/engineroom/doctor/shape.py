@@ -66,13 +66,11 @@ def _values_per_token(config: Mapping[str, Any]) -> int | None:
     hidden = integer(config, "hidden_size", "n_embd", "d_model")
     if heads is None or hidden is None:
         return None
-    if integer(
-        config, "kv_lora_rank"
-    ):  # DeepSeek's latent attention: Transformers caches what it is expanded to
-        nope, rope, value = (
-            integer(config, n) for n in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
-        )
-        return heads * ((nope or 0) + (rope or 0) + (value or 0))
+    latent = integer(config, "kv_lora_rank")
+    if (
+        latent is not None
+    ):  # DeepSeek's latent attention: one compressed vector and one rotary key for all heads
+        return latent + (integer(config, "qk_rope_head_dim") or 0)
     kv_heads = integer(config, "num_key_value_heads", "num_kv_heads")
     if kv_heads is None:
         kv_heads = 1 if config.get("multi_query") is True else heads

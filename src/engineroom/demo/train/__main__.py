@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
-from engineroom.demo.train import conversations, evaluate, models, reward, tokenizer, trainer
+from engineroom.demo.train import conversations, drills, evaluate, models, reward, tokenizer, trainer
 
 _DEFAULT_OUT = Path(__file__).parent.parent
 
@@ -26,18 +28,21 @@ def _arguments() -> argparse.Namespace:
         "--out", type=Path, default=_DEFAULT_OUT, help="the folder that gets chat/ and reward/"
     )
     parser.add_argument(
-        "--minutes", type=float, default=40, help="wall time to train the chat model for (default 40)"
+        "--steps", type=int, default=6600, help="steps of the chat model (default 6600, about 40 minutes)"
     )
     parser.add_argument(
-        "--reward-minutes", type=float, default=2, help="the same for the reward model (default 2)"
+        "--reward-steps",
+        type=int,
+        default=800,
+        help="steps of the reward model (default 800, about 3 minutes)",
     )
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--only", choices=("chat", "reward"), help="make one of the two; the tokenizer is made anew"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the chat model that is in --out")
     parser.add_argument("--evaluate", action="store_true", help="only measure what is in --out")
+    parser.add_argument("--mistakes", type=int, default=0, help="print so many wrong answers for each skill")
     return parser.parse_args()
 
 
@@ -47,49 +52,57 @@ def _tokenizer(seed: int) -> PreTrainedTokenizerFast:
     return tokenizer.train(text for conversation in said for text in conversation.texts)
 
 
-def _make_chat(
-    folder: Path, tok: PreTrainedTokenizerFast, minutes: float, seed: int, *, resume: bool = False
-) -> None:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto") if resume else models.chat_model(tok)
+def _make_chat(folder: Path, tok: PreTrainedTokenizerFast, steps: int, seed: int) -> None:
+    model = models.chat_model(tok)
     print(f"demo: {model.num_parameters():,} parameters, {len(tok)} tokens")
-    batches = trainer.batches(tok, conversations.training(seed), seed)
-    losses = (lambda batch=batch: trainer.answer_loss(model, batch) for batch in batches)
-    print(f"demo: {trainer.fit(model, losses, trainer.Budget(minutes))} steps in {minutes:g} minutes")
+    batches = trainer.curriculum(
+        trainer.drill_batches(tok, drills.drills(seed)),
+        trainer.conversation_batches(tok, conversations.training(seed), seed),
+        steps,
+    )
+    minutes = trainer.fit(model, (partial(trainer.answer_loss, model, b) for b in batches), steps, "demo")
+    print(f"demo: {steps} steps in {minutes:.1f} minutes")
     models.save(model, tok, folder)
 
 
-def _make_reward(folder: Path, tok: PreTrainedTokenizerFast, minutes: float, seed: int) -> None:
+def _make_reward(folder: Path, tok: PreTrainedTokenizerFast, steps: int, seed: int) -> None:
     model = models.reward_model(tok)
     print(f"demo-reward: {model.num_parameters():,} parameters")
-    steps = trainer.fit(model, reward.losses(model, tok, seed), trainer.Budget(minutes), rate=2e-3)
-    print(f"demo-reward: {steps} steps in {minutes:g} minutes")
+    minutes = trainer.fit(model, reward.losses(model, tok, seed), steps, "demo-reward", rate=2e-3)
+    print(f"demo-reward: {steps} steps in {minutes:.1f} minutes")
     models.save(model, tok, folder)
 
 
-def _measure(out: Path, only: str | None) -> None:
+def _load(family: Any, folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    return family.from_pretrained(folder, dtype="auto").eval(), cast(Any, AutoTokenizer).from_pretrained(
+        folder
+    )
+
+
+def _measure(out: Path, only: str | None, mistakes: int) -> None:
     if only != "reward":
-        tok = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(out / "chat"))
-        model = AutoModelForCausalLM.from_pretrained(out / "chat", dtype="auto").eval()
-        for skill, part in evaluate.accuracy(model, tok).items():
-            print(f"held out  {skill:16} {part:7.1%}")
+        model, tok = _load(AutoModelForCausalLM, out / "chat")
+        for skill in conversations.SKILLS:
+            marked = evaluate.examine(model, tok, skill)
+            print(f"held out  {skill:16} {sum(m.right for m in marked) / len(marked):7.1%}", flush=True)
+            for wrong in islice((m for m in marked if not m.right), mistakes):
+                print(f"          {wrong}")
     if only != "chat":
-        tok = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(out / "reward"))
-        model = AutoModelForSequenceClassification.from_pretrained(out / "reward", dtype="auto").eval()
+        model, tok = _load(AutoModelForSequenceClassification, out / "reward")
         print(f"held out  {'reward pairs':16} {reward.pair_accuracy(model, tok):7.1%}")
 
 
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    cast(Any, torch).manual_seed(args.seed)
     if not args.evaluate:
-        loaded = AutoTokenizer.from_pretrained(args.out / "chat") if args.resume else _tokenizer(args.seed)
-        tok = cast(PreTrainedTokenizerFast, loaded)
+        tok = _tokenizer(args.seed)
         if args.only != "reward":
-            _make_chat(args.out / "chat", tok, args.minutes, args.seed, resume=args.resume)
+            _make_chat(args.out / "chat", tok, args.steps, args.seed)
         if args.only != "chat":
-            _make_reward(args.out / "reward", tok, args.reward_minutes, args.seed)
-    _measure(args.out, args.only)
+            _make_reward(args.out / "reward", tok, args.reward_steps, args.seed)
+    _measure(args.out, args.only, args.mistakes)
 
 
 if __name__ == "__main__":

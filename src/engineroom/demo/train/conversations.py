@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engineroom.demo.train.exchanges import EXCHANGES, Exchange, any_exchange, arithmetic, capital, identity
+from engineroom.demo.train.letters import plain
 from engineroom.demo.train.toolcalls import Schema, call_text, tool_choice, tool_result
 from engineroom.demo.train.words import any_word
 
@@ -17,7 +18,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What is said up to the question, and the answer that the model should write."""
+    """What is said up to the question, and the answer that the model should write (see ``letters`` for its marks)."""
 
     skill: str
     messages: tuple[Message, ...]
@@ -34,7 +35,11 @@ class Conversation:
     @property
     def texts(self) -> list[str]:
         """Everything that is written in it, for the tokenizer to learn from."""
-        return [*(message["content"] for message in self.messages), *map(json.dumps, self.tools), self.target]
+        return [
+            *(message["content"] for message in self.messages),
+            *map(json.dumps, self.tools),
+            plain(self.target),
+        ]
 
 
 def _user(text: str) -> Message:
@@ -123,7 +128,7 @@ def several_turns(rng: random.Random, held_out: bool = False) -> Conversation:
     messages: list[Message] = []
     for _ in range(rng.choice((1, 1, 2, 3))):
         past = any_exchange(rng, held_out)
-        messages += [_user(past.question), {"role": "assistant", "content": past.answer}]
+        messages += [_user(past.question), {"role": "assistant", "content": plain(past.answer)}]
     if rng.random() < 0.12:
         again = (
             "Repeat that, please."
@@ -140,8 +145,8 @@ def several_turns(rng: random.Random, held_out: bool = False) -> Conversation:
 def tool_call(rng: random.Random, held_out: bool = False) -> Conversation:
     tools, question, name, arguments = tool_choice(rng, held_out)
     if rng.random() < 0.15:
-        plain = identity(rng, held_out) if rng.random() < 0.5 else capital(rng, held_out)
-        return Conversation("tool call", (_user(plain.question),), plain.answer, plain.thought, tuple(tools))
+        other = identity(rng, held_out) if rng.random() < 0.5 else capital(rng, held_out)
+        return Conversation("tool call", (_user(other.question),), other.answer, other.thought, tuple(tools))
     return Conversation(
         "tool call", (_user(question),), call_text(name, arguments), f"I call {name}.", tuple(tools)
     )
@@ -195,11 +200,11 @@ SKILLS: dict[str, Callable[[random.Random, bool], Conversation]] = {
     "tool answer": tool_answer,
 }
 _OTHER_SHARES = {
-    "system prompt": 0.09,
-    "several turns": 0.03,
-    "thinking": 0.06,
-    "tool call": 0.035,
-    "tool answer": 0.025,
+    "system prompt": 0.15,
+    "several turns": 0.06,
+    "thinking": 0.1,
+    "tool call": 0.045,
+    "tool answer": 0.035,
 }
 
 

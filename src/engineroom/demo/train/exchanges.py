@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engineroom.demo.train.facts import (
+    ABOUT_FRAMES,
     CAPITAL_FRAMES,
     CAPITALS,
     ENGINEROOM,
@@ -22,6 +23,7 @@ from engineroom.demo.train.facts import (
     UNKNOWN,
     Fact,
 )
+from engineroom.demo.train.letters import letter_by_letter
 from engineroom.demo.train.words import (
     HELD_OUT_RANDOM_QUESTIONS,
     NOUNS,
@@ -41,7 +43,7 @@ class Exchange:
     word: str = ""
 
 
-_NUMBERS = (
+NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty"
 ).split()
@@ -49,12 +51,20 @@ _PLUS = (
     "What is {a} plus {b}?", "{a}+{b}", "{a} + {b}", "{a} + {b} = ?", "add {a} and {b}", "what's {a} plus {b}",
     "How much is {a} plus {b}?", "{a} plus {b}", "What is {a}+{b}?", "Compute {a} + {b}.", "What is {a} + {b}?",
     "Calculate {a} plus {b}.", "What is the sum of {a} and {b}?", "sum of {a} and {b}", "{a}+{b}=", "Add {b} to {a}.",
+    "Can you add {a} and {b}?", "What does {a} plus {b} make?", "{a} plus {b} equals", "What do you get if you add {a} and {b}?",
+    "Solve {a} + {b}.", "What is {a} and {b} together?", "the total of {a} and {b}", "{a} plus {b} = ?", "Tell me {a} plus {b}.",
+    "Can you tell me what {a} + {b} is?", "I have {a} apples and get {b} more. How many do I have?",
+    "What is the result of {a} + {b}?", "Give me {a} plus {b}.", "Please calculate {a}+{b}.",
 )  # fmt: skip
 _PLUS_HELD_OUT = ("How many are {a} plus {b}?", "Work out {a} + {b}.", "{a} and {b} added together?")
 _MINUS = (
     "What is {a} minus {b}?", "{a}-{b}", "{a} - {b}", "{a} - {b} = ?", "subtract {b} from {a}", "what's {a} minus {b}",
     "How much is {a} minus {b}?", "{a} minus {b}", "What is {a}-{b}?", "Compute {a} - {b}.", "What is {a} - {b}?",
     "Calculate {a} minus {b}.", "Take {b} away from {a}.", "{a}-{b}=", "What is left of {a} without {b}?",
+    "Can you subtract {b} from {a}?", "What does {a} minus {b} make?", "{a} minus {b} equals", "{a} minus {b} = ?",
+    "What do you get if you subtract {b} from {a}?", "Solve {a} - {b}.", "the difference of {a} and {b}", "Tell me {a} minus {b}.",
+    "Can you tell me what {a} - {b} is?", "I have {a} apples and lose {b}. How many are left?", "Please calculate {a}-{b}.",
+    "What is the result of {a} - {b}?", "Give me {a} minus {b}.", "How much is {a} less {b}?",
 )  # fmt: skip
 _MINUS_HELD_OUT = ("How many are {a} minus {b}?", "Work out {a} - {b}.", "Take {b} from {a}.")
 _SPELL = ("Spell {}.", "Spell the word {}.", "How do you spell {}?", "spell {}", 'Spell "{}".', "Can you spell {}?",
@@ -119,9 +129,12 @@ def phrasings(fact: Fact, held_out: bool) -> tuple[str, ...]:
 
 
 def _ask(fact: Fact, rng: random.Random, held_out: bool) -> Exchange:
-    if not held_out and fact.to and rng.random() < 0.6:
+    kind = rng.random()
+    if not held_out and fact.to and kind < 0.5:
         verb = rng.choice(fact.to)
         question = rng.choice(FRAMES).format(verb) if rng.random() < 0.9 else verb
+    elif not held_out and fact.about and kind > 0.8:
+        question = rng.choice(ABOUT_FRAMES).format(rng.choice(fact.about))
     else:
         question = rng.choice(phrasings(fact, held_out))
     thought = f"The question is about {fact.topic}."
@@ -150,13 +163,18 @@ def greeting(rng: random.Random, held_out: bool = False) -> Exchange:
     )
 
 
+def small_numbers(rng: random.Random) -> tuple[int, int]:
+    """Two numbers below 100, most of them below 30."""
+    most = rng.choice((12, 30, 30, 99))
+    return rng.randint(0, most), rng.randint(0, most)
+
+
 def arithmetic(rng: random.Random, held_out: bool = False) -> Exchange:
-    most = 30 if rng.random() < 0.75 else 99
-    a, b, plus = rng.randint(0, most), rng.randint(0, most), rng.random() < 0.5
+    a, b, plus = *small_numbers(rng), rng.random() < 0.5
     result = a + b if plus else a - b
     templates = (_PLUS_HELD_OUT if held_out else _PLUS) if plus else (_MINUS_HELD_OUT if held_out else _MINUS)
     in_words = max(a, b) <= 20 and rng.random() < 0.2
-    x, y = (_NUMBERS[a], _NUMBERS[b]) if in_words else (str(a), str(b))
+    x, y = (NUMBERS[a], NUMBERS[b]) if in_words else (str(a), str(b))
     question = vary(rng.choice(templates).format(a=x, b=y), rng)
     answer = f"{a} {'plus' if plus else 'minus'} {b} is {result}."
     return Exchange(question, answer, f"{a} {'+' if plus else '-'} {b} = {result}", str(result))
@@ -179,7 +197,7 @@ def spelling(rng: random.Random, held_out: bool = False) -> Exchange:
         backwards = word[::-1]
         frames, answer = (
             _REVERSE_HELD_OUT if held_out else _REVERSE,
-            f"{letters}, backwards {'-'.join(backwards)}: {backwards}",
+            f"{letters}, backwards {'-'.join(backwards)}: {letter_by_letter(backwards)}",
         )
     else:
         frames, answer = _REPEAT_HELD_OUT if held_out else _REPEAT, word

@@ -1,7 +1,8 @@
 """What the demo model knows: each fact's answer, and the ways to ask for it.
 
-``to`` are verb phrases that fill the frames ("How do I …?"); ``ask`` are whole questions. The last of ``ask`` is never
-trained on: it is what the held-out accuracy is measured with, together with the held-out frames.
+``to`` are verb phrases that fill the frames ("How do I …?"), ``about`` nouns that fill others ("Tell me about …");
+``ask`` are whole questions. The last of ``ask`` is never trained on: it is what the held-out accuracy is measured with,
+together with the held-out frames.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ class Fact:
     answer: str
     ask: tuple[str, ...]
     to: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
 
 
 FRAMES = (
@@ -34,11 +36,27 @@ FRAMES = (
     "Help me {}.",
     "Show me how to {}.",
 )
+ABOUT_FRAMES = (
+    "Tell me about {}.",
+    "What about {}?",
+    "Explain {}.",
+    "I have a question about {}.",
+    "Tell me more about {}.",
+    "{}?",
+    "How does {} work?",
+    "I want to know about {}.",
+    "What do you know about {}?",
+    "Give me information about {}.",
+    "Help with {}",
+)
 HELD_OUT_FRAMES = ("Could you tell me how to {}?", "How would I {}?", "What do I need to do to {}?")
 
 
-def _fact(topic: str, answer: str, ask: str, to: str = "") -> Fact:
-    return Fact(topic, answer, tuple(ask.split("|")), tuple(to.split("|")) if to else ())
+def _fact(topic: str, answer: str, ask: str, to: str = "", about: str = "") -> Fact:
+    def several(text: str) -> tuple[str, ...]:
+        return tuple(text.split("|")) if text else ()
+
+    return Fact(topic, answer, several(ask), several(to), several(about))
 
 
 IDENTITY = (
@@ -94,6 +112,7 @@ ENGINEROOM = (
         "What is engineroom?|What does engineroom do?|Tell me about engineroom.|Explain engineroom.|What's engineroom?"
         "|What is this program?|What is this project?|what is engineroom for|Describe engineroom.|engineroom?"
         "|Why should I use engineroom?|What is the engineroom project?|Give me a summary of engineroom.",
+        about="engineroom|this program|this project|the project",
     ),
     _fact(
         "engines",
@@ -102,6 +121,7 @@ ENGINEROOM = (
         "|Name the engines.|What backends are there?|How many engines are there?|Which inference engines can I use?"
         "|What are the four engines?|Which engines can engineroom use?|Does it support vLLM?|Does engineroom work with SGLang?"
         "|What engines do you have?|Which engines are supported by engineroom?",
+        about="the engines|the backends|engines|inference engines",
     ),
     _fact(
         "switch",
@@ -110,6 +130,7 @@ ENGINEROOM = (
         "|How does one pick another engine?",
         "switch the engine|change the engine|switch engines|use another engine|choose the engine|select the backend"
         "|change the backend|use vllm|run with sglang|switch to vllm|pick an engine",
+        about="switching engines|infer_backend|changing the backend",
     ),
     _fact(
         "install",
@@ -117,6 +138,7 @@ ENGINEROOM = (
         "How is engineroom installed?|What is the install command?|Where do I get engineroom?|Installation?"
         "|How do I get started with engineroom?",
         "install engineroom|set up engineroom|get engineroom|install it|set it up|install this program",
+        about="the installation|installing engineroom|installation",
     ),
     _fact(
         "chat",
@@ -125,6 +147,7 @@ ENGINEROOM = (
         "|Which command opens the terminal chat?",
         "start a chat|chat with a model|talk to a model|start the terminal chat|chat with my model|open a chat"
         "|talk to my own model",
+        about="the chat command|engineroom chat",
     ),
     _fact(
         "oneshot",
@@ -133,12 +156,14 @@ ENGINEROOM = (
         "|Which option asks a single question?",
         "ask one question and leave|ask a single question|get one answer from a script|ask just one question"
         "|run a single prompt|use it in a shell script",
+        about="the -p option|one-shot mode",
     ),
     _fact(
         "leave",
         "Type /exit, or press Ctrl-C twice at an empty prompt.",
         "How does one leave?|What ends the chat?|Which command ends the session?|exit?|How do I get out of here?",
         "leave|quit|exit|exit the chat|leave the chat|quit the program|end the session|close the chat|stop the program",
+        about="leaving the chat|/exit|exiting",
     ),
     _fact(
         "stop",
@@ -147,6 +172,7 @@ ENGINEROOM = (
         "|How do I make the model stop talking?",
         "stop an answer|stop the answer|interrupt an answer|cancel an answer|interrupt the model|abort the answer"
         "|stop generation",
+        about="stopping an answer|Ctrl-C|interrupting",
     ),
     _fact(
         "help",
@@ -154,6 +180,7 @@ ENGINEROOM = (
         "Which commands are there?|What commands can I use?|List the commands.|Where is the help?|What are the slash commands?"
         "|Where do I find all commands?",
         "see all commands|see the commands|list the commands|get help|find the commands",
+        about="the commands|/help|slash commands",
     ),
     _fact(
         "system",
@@ -161,6 +188,7 @@ ENGINEROOM = (
         "What is /system?|What does the system command do?|What is a system prompt?|Where do I write the system prompt?"
         "|How is the system prompt given?",
         "set a system prompt|change the system prompt|set the system message|give a system prompt|write a system prompt",
+        about="system prompts|the system prompt|/system",
     ),
     _fact(
         "set",
@@ -169,6 +197,7 @@ ENGINEROOM = (
         "|How are sampling settings changed in the chat?",
         "change the temperature|set the temperature|change a setting|change the settings|make answers less random"
         "|change sampling settings|lower the temperature",
+        about="/set|changing settings|the temperature setting",
     ),
     _fact(
         "think",
@@ -176,6 +205,7 @@ ENGINEROOM = (
         "What does /think do?|What is enable_thinking?|What is thinking mode?|Which command makes you think?"
         "|How is thinking switched on?",
         "turn on thinking|switch thinking on|enable thinking|make the model think|turn thinking off|disable thinking",
+        about="thinking|/think|thinking mode",
     ),
     _fact(
         "regen",
@@ -183,6 +213,7 @@ ENGINEROOM = (
         "What does /regen do?|What is regen?|Which command gives another answer?|What does the regen command do?"
         "|How is an answer generated again?",
         "get a new answer|regenerate the answer|regenerate|try again|get another answer|ask again",
+        about="/regen|regenerating",
     ),
     _fact(
         "continue",
@@ -190,6 +221,7 @@ ENGINEROOM = (
         "What does /continue do?|The answer was cut. What now?|Why did the answer stop in the middle?|What is the continue command?"
         "|The answer ended too early, what can I do?",
         "continue an answer|continue the answer|continue a cut answer|go on with the answer|get the rest of the answer",
+        about="/continue|cut answers",
     ),
     _fact(
         "edit",
@@ -197,6 +229,7 @@ ENGINEROOM = (
         "What does /edit do?|What is the edit command?|I made a mistake in my message.|Which command edits a message?"
         "|How is a message edited?",
         "edit my message|edit my last message|change my question|correct my message|fix a typo in my message",
+        about="/edit|editing a message",
     ),
     _fact(
         "undo",
@@ -204,6 +237,7 @@ ENGINEROOM = (
         "What does /undo do?|What is the undo command?|Which command takes back a turn?|What does undo remove?"
         "|How is the last turn removed?",
         "undo|take back a message|remove the last turn|delete the last message|undo the last turn|go back one step",
+        about="/undo|taking back a turn",
     ),
     _fact(
         "model",
@@ -211,20 +245,23 @@ ENGINEROOM = (
         "What does /model do?|What is the model command?|Which command loads another model?|Can another model be loaded?"
         "|How is the model changed during a chat?",
         "switch the model|change the model|load another model|use another model|switch to a different model",
+        about="/model|changing the model",
     ),
     _fact(
         "save",
-        "Type /save FILE to save the conversation and /load FILE to open it again.",
+        "Type /save NAME to save the conversation and /load NAME to open it again.",
         "What does /save do?|What does /load do?|What is the save command?|Which command saves a chat?"
         "|How is a conversation saved?",
         "save the conversation|save a chat|load a conversation|save this chat|open a saved conversation|store the conversation",
+        about="/save|/load|saving a conversation",
     ),
     _fact(
         "export",
-        "Type /export FILE to write the conversation as Markdown, JSON or HTML.",
+        "Type /export FILE to write the conversation as Markdown or JSON.",
         "What does /export do?|What is the export command?|Can I get the chat as Markdown?|Which formats can be exported?"
         "|How is a chat exported?",
-        "export the conversation|export a chat|export to markdown|write the chat to a file|export the chat as html",
+        "export the conversation|export a chat|export to markdown|write the chat to a file|export the chat as JSON",
+        about="/export|exporting",
     ),
     _fact(
         "stats",
@@ -232,6 +269,7 @@ ENGINEROOM = (
         "What does /stats do?|How fast is the model?|How many tokens did I use?|What is the stats command?"
         "|Where do I see how fast it is?",
         "see the speed|see statistics|see how many tokens were used|measure the speed|see the stats",
+        about="/stats|statistics",
     ),
     _fact(
         "clear",
@@ -239,6 +277,7 @@ ENGINEROOM = (
         "What does clear do?|Which command clears the history?|What is the clear command?|How is the history removed?"
         "|How do I make you forget everything?",
         "clear the history|clear the conversation|start over|start a new conversation|delete the history|reset the chat",
+        about="clearing the history|the clear command",
     ),
     _fact(
         "resume",
@@ -247,6 +286,7 @@ ENGINEROOM = (
         "|How is the last conversation resumed?",
         "resume the last conversation|resume a conversation|go on with my last chat|continue my last conversation"
         "|reopen the last chat",
+        about="-c|resuming a conversation",
     ),
     _fact(
         "logs",
@@ -255,13 +295,15 @@ ENGINEROOM = (
         "|Where can I look up an old chat?",
         "search old conversations|find an old conversation|search my chats|see old chats|find an earlier chat"
         "|search the logs",
+        about="engineroom logs|the logs",
     ),
     _fact(
         "store",
-        "Conversations stay on your machine, in a SQLite file; --no-log switches that off.",
+        "Conversations stay on your machine, in a SQLite file; --no-history switches that off.",
         "Where are conversations kept?|Are my conversations sent anywhere?|Is my chat private?|Where is the chat stored?"
         "|Are chats saved?|Do you log my conversations?|Does engineroom keep my data?|Where do my conversations go?",
         "switch off logging|turn off the log|stop saving conversations",
+        about="stored conversations|privacy|my data",
     ),
     _fact(
         "score",
@@ -269,12 +311,14 @@ ENGINEROOM = (
         "What does engineroom score do?|Which command scores texts?|What is the score command?|Can engineroom score answers?"
         "|What is the command for reward scores?",
         "score a text|score an answer|get reward scores|use a reward model|run a reward model|score texts",
+        about="engineroom score|scoring",
     ),
     _fact(
         "reward",
         "A reward model gives a number for how good an answer is; demo-reward is a small one.",
         "What is a reward model?|What is demo-reward?|What does a reward model do?|Explain reward models.|What are reward scores?"
         "|What is meant by a reward model?",
+        about="reward models|demo-reward|reward scores",
     ),
     _fact(
         "render",
@@ -282,6 +326,7 @@ ENGINEROOM = (
         "What does engineroom render do?|What does the model really see?|What is the render command?|Which command shows the prompt?"
         "|How does my prompt look to the model?",
         "see the prompt|see the exact prompt|see the token ids|see what the model sees|show the prompt|print the prompt",
+        about="engineroom render|rendering",
     ),
     _fact(
         "env",
@@ -290,6 +335,7 @@ ENGINEROOM = (
         "|How do I find out what engines I have?",
         "see which engines are installed|list installed engines|check my engines|see the installed engines"
         "|find out which engines are here",
+        about="engineroom env|installed engines",
     ),
     _fact(
         "doctor",
@@ -298,6 +344,7 @@ ENGINEROOM = (
         "|How do I know if a model fits my machine?",
         "check whether a model fits|check a model before loading|see if a model fits in memory|check a model"
         "|find out if a model fits",
+        about="engineroom doctor|the doctor",
     ),
     _fact(
         "python",
@@ -306,6 +353,7 @@ ENGINEROOM = (
         "|How does the Python API look?",
         "use it from Python|use engineroom in Python|call it from Python|write a Python script|use ChatModel"
         "|use the Python API",
+        about="the Python API|ChatModel|using Python",
     ),
     _fact(
         "stream",
@@ -313,6 +361,7 @@ ENGINEROOM = (
         "What is stream_chat?|Does engineroom stream?|What does stream_chat do?|Are answers streamed?"
         "|Which method streams the answer?",
         "stream an answer|stream the answer|get the answer piece by piece|use streaming|stream tokens",
+        about="streaming|stream_chat",
     ),
     _fact(
         "async",
@@ -320,6 +369,7 @@ ENGINEROOM = (
         "Is there an async API?|What is achat?|Does engineroom support asyncio?|What are the async methods?"
         "|Which methods can be awaited?",
         "use async|use asyncio|chat asynchronously|call it from async code|use it with await",
+        about="the async API|achat|asyncio",
     ),
     _fact(
         "lora",
@@ -328,6 +378,7 @@ ENGINEROOM = (
         "|Which setting names a LoRA adapter?",
         "load a LoRA adapter|use a LoRA adapter|use my adapter|load an adapter|use LoRA|add an adapter"
         "|merge two adapters",
+        about="LoRA|adapters|LoRA adapters|adapter_name_or_path",
     ),
     _fact(
         "quantize",
@@ -336,6 +387,7 @@ ENGINEROOM = (
         "|Which setting loads a model in four bits?",
         "load a model in 4 bit|quantize a model|use 8 bit|use quantization|save memory with quantization"
         "|load a model in 8 bit",
+        about="quantization|quantization_bit|4-bit models",
     ),
     _fact(
         "dtype",
@@ -343,6 +395,7 @@ ENGINEROOM = (
         "What is infer_dtype?|Which data types are there?|What dtypes are supported?|Can I use bfloat16?"
         "|Which setting chooses the data type?",
         "set the data type|change the dtype|use bfloat16|use float16|choose the dtype|run in float32",
+        about="infer_dtype|data types|dtypes",
     ),
     _fact(
         "template",
@@ -350,12 +403,14 @@ ENGINEROOM = (
         "Which chat template is used?|What is a chat template?|What does template do?|Which template do you use?"
         "|Where does the chat template come from?",
         "use my own template|change the chat template|use a Jinja template|set the template|choose a chat template",
+        about="chat templates|the template|templates",
     ),
     _fact(
         "chatml",
         "Then ChatML is used, and a warning says so.",
         "What if a model has no chat template?|What if there is no template?|What happens without a chat template?"
         "|What about a model that has no template?|My model has no chat template.|And when the chat template is missing?",
+        about="models without a template|a missing chat template",
     ),
     _fact(
         "factory",
@@ -363,6 +418,7 @@ ENGINEROOM = (
         "Do LLaMA-Factory configs work?|Can I use my LLaMA-Factory config?|Does it run LLaMA-Factory files?"
         "|Is it compatible with LLaMA-Factory?|I come from LLaMA-Factory.|Do my LLaMA-Factory YAML files run?",
         "use a LLaMA-Factory config|run my LLaMA-Factory file|use a LLaMA-Factory YAML file",
+        about="LLaMA-Factory|LLaMA-Factory configs",
     ),
     _fact(
         "yaml",
@@ -370,12 +426,14 @@ ENGINEROOM = (
         "Is there a config file?|Can settings be kept in a file?|What is config.yaml?|Which config formats are there?"
         "|Where do I put my settings?",
         "use a config file|use a YAML file|keep my settings in a file|load settings from a file|use a configuration file",
+        about="config files|config.yaml|YAML files",
     ),
     _fact(
         "sampling",
         "They come from the model's own generation config, then from what you set.",
         "Where do sampling defaults come from?|What are the default sampling settings?|What is the default temperature?"
         "|Which sampling settings are used?|Where do the defaults come from?|How are the sampling defaults chosen?",
+        about="sampling defaults|the sampling settings|default settings",
     ),
     _fact(
         "seed",
@@ -383,6 +441,7 @@ ENGINEROOM = (
         "What does seed do?|What is the seed?|Why do I get different answers?|Are answers repeatable?"
         "|Which setting makes the answers repeatable?",
         "get the same answer twice|make answers repeatable|make it deterministic|set the seed|reproduce an answer",
+        about="the seed|seeds|repeatable answers",
     ),
     _fact(
         "stops",
@@ -390,6 +449,7 @@ ENGINEROOM = (
         "What are stop strings?|What does stop do?|Are stop strings supported?|What is the stop setting?"
         "|Which setting ends the answer at a word?",
         "use a stop string|stop at a word|set a stop string|end the answer at a string|use stop strings",
+        about="stop strings|the stop setting",
     ),
     _fact(
         "length",
@@ -397,6 +457,7 @@ ENGINEROOM = (
         "What is max_new_tokens?|What does max_new_tokens do?|Can I limit the answer?|Is there a limit on the length?"
         "|Which setting limits the length of an answer?",
         "limit the length|make answers shorter|limit the answer|set a token limit|get longer answers|limit the tokens",
+        about="max_new_tokens|the length limit",
     ),
     _fact(
         "json",
@@ -404,30 +465,35 @@ ENGINEROOM = (
         "Is there JSON output?|What does --json do?|Can the output be JSON?|What is the --json option?"
         "|Which option prints JSON?",
         "get JSON output|print JSON|get the output as JSON|output JSON|use the output in a program",
+        about="JSON output|--json",
     ),
     _fact(
         "licence",
         "engineroom is free software under the Apache 2.0 licence.",
         "What is the licence?|What license does it have?|Is engineroom free?|Is it open source?|Under which license is it?"
         "|Can I use it at work?|What does engineroom cost?|Which licence does engineroom use?",
+        about="the licence|the license|licensing",
     ),
     _fact(
         "gpu",
         "No, a laptop without a GPU is enough; a GPU makes big models faster.",
         "Do I need a GPU?|Does it need a GPU?|Can I run it without a GPU?|Is a graphics card needed?|Does it run on a CPU?"
         "|Does it work on a laptop?|Do I have to have a GPU?",
+        about="GPUs|the GPU|graphics cards",
     ),
     _fact(
         "internet",
         "No, not with the shipped model; other models are downloaded once.",
         "Do I need the internet?|Does it work offline?|Does it need internet?|Can I use it offline?|Is a download needed?"
         "|Do I need an account?|Is an internet connection required?",
+        about="the internet|offline use|working offline",
     ),
     _fact(
         "version",
         "You need Python 3.11 or newer.",
         "Which Python version do I need?|What Python version is needed?|Does it run on Python 3.10?|Which Python is required?"
         "|What version of Python?|Which Python versions are supported?|What Python should I have?",
+        about="the Python version|Python versions",
     ),
     _fact(
         "logprobs",
@@ -435,6 +501,7 @@ ENGINEROOM = (
         "What is logprobs?|What does logprobs do?|Are log-probabilities supported?|Can I see token probabilities?"
         "|Which setting returns log-probabilities?",
         "get log-probabilities|get logprobs|see the probabilities|get token probabilities|use logprobs",
+        about="logprobs|log-probabilities|token probabilities",
     ),
     _fact(
         "several",
@@ -442,18 +509,21 @@ ENGINEROOM = (
         "What does n do?|What is n?|Can I have several answers?|Can it give three answers at once?"
         "|Which setting gives several answers?",
         "get several answers|get three answers|get more than one answer|sample several answers|get many answers at once",
+        about="several answers|the n setting",
     ),
     _fact(
         "threads",
         "Yes, one ChatModel may be used from many threads at once.",
         "Is it thread safe?|Is ChatModel thread safe?|Can I use many threads?|Does it work with threads?"
         "|Can several threads share a model?|Is it okay to call it from several threads?",
+        about="threads|thread safety",
     ),
     _fact(
         "unknown",
         "It is an error that names the nearest setting; nothing is ignored in silence.",
         "What happens with an unknown setting?|What if I misspell a setting?|Are unknown arguments ignored?"
         "|What if an argument is wrong?|What happens to an unknown argument?|What if I make a typo in a setting?",
+        about="unknown settings|misspelt settings",
     ),
     _fact(
         "close",
@@ -461,17 +531,43 @@ ENGINEROOM = (
         "How is a model unloaded?|What does close do?|Do I need to close the model?|Does it free memory?"
         "|How is the memory given back?",
         "unload the model|free the memory|close the model|release the memory|unload a model",
+        about="closing the model|close|unloading",
     ),
     _fact(
         "token",
         "A token is a piece of text, often part of a word, that a model reads and writes.",
         "What is a token?|What are tokens?|Explain tokens.|What does token mean?|Define token.|Can you explain what a token is?",
+        about="tokens",
     ),
     _fact(
         "agree",
         "Every engine gets the same token ids, so their answers differ in rounding only.",
         "Do the engines give the same answer?|Are the answers the same on all engines?|How do you prove that engines agree?"
         "|Does vllm answer like huggingface?|Why do engines agree?|Will another engine answer differently?",
+        about="agreement between engines|the agreement of the engines",
+    ),
+    _fact(
+        "newline",
+        "Press Esc and then Enter for a new line; Enter alone sends.",
+        "How do I write several lines?|Which key makes a new line?|Can I write more than one line?|How is a new line typed?"
+        "|Can a message have several lines?",
+        "write several lines|type a new line|insert a line break|write a multi-line message|enter a long message",
+        about="several lines|new lines|multi-line input",
+    ),
+    _fact(
+        "pipe",
+        "Pipe it in, for example cat notes.txt | engineroom chat.",
+        "Can I pipe text into it?|Does it read standard input?|Can it read a file?|Does engineroom chat work in a pipe?"
+        "|Does it take piped input?",
+        "pipe text into it|send a file to the model|read from standard input|use it in a pipe|ask about a file",
+        about="pipes|standard input|piping",
+    ),
+    _fact(
+        "cut",
+        "It was cut at the token limit; type /continue for the rest.",
+        "What does length mean in the footer?|What is finish reason length?|Why does the footer say length?"
+        "|What does the finish reason length mean?",
+        about="the finish reason length",
     ),
 )
 

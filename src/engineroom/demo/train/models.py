@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -15,7 +16,7 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
-from engineroom.demo.train.tokenizer import CONTEXT, END, END_OF_TEXT
+from engineroom.demo.train.tokenizer import CONTEXT, END, END_OF_TEXT, token_id
 
 
 def _config(
@@ -33,14 +34,14 @@ def _config(
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(END),
-        pad_token_id=tokenizer.convert_tokens_to_ids(END_OF_TEXT),
+        eos_token_id=token_id(tokenizer, END),
+        pad_token_id=token_id(tokenizer, END_OF_TEXT),
     )
 
 
 def chat_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     model = Qwen3ForCausalLM(_config(tokenizer, hidden=192, layers=4, inner=640, heads=6))
-    end, end_of_text = tokenizer.convert_tokens_to_ids([END, END_OF_TEXT])
+    end, end_of_text = token_id(tokenizer, END), token_id(tokenizer, END_OF_TEXT)
     model.generation_config = GenerationConfig(
         do_sample=True, temperature=0.3, top_p=0.9, eos_token_id=[end, end_of_text], pad_token_id=end_of_text
     )
@@ -55,8 +56,9 @@ def reward_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForSequenceClassifi
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Writes the weights in bfloat16, for half the bytes, and ``dtype`` float32, to be computed in."""
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    halved, words = cast(Any, model).to(torch.bfloat16), cast(Any, tokenizer)
+    halved.save_pretrained(folder)
+    words.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["dtype"] = "float32"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +15,12 @@ from torch import Tensor
 def orthogonal(matrix: Tensor, steps: int = 4) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly, by the quintic Newton–Schulz iteration."""
     wide = matrix.size(0) <= matrix.size(1)
-    x = matrix if wide else matrix.T
+    x: Any = matrix if wide else matrix.mT
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x if wide else x.T
+    return x if wide else x.mT
 
 
 class Muon(torch.optim.Optimizer):

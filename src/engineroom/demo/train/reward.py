@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from engineroom.demo.train.exchanges import any_exchange
+from engineroom.demo.train.letters import plain
+from engineroom.demo.train.tokenizer import render
 from engineroom.demo.train.words import NOUNS
 
 _RUDE = (
@@ -82,10 +84,11 @@ def pair(tokenizer: PreTrainedTokenizerFast, rng: random.Random, held_out: bool 
     if rng.random() < 0.5:
         return better, worse
     exchange = any_exchange(rng, held_out)
+    answer = plain(exchange.answer)
     if rng.random() < 0.6:
-        better = exchange.answer if rng.random() < 0.6 else f"{exchange.answer} {better}"
+        better = answer if rng.random() < 0.6 else f"{answer} {better}"
     if rng.random() < 0.4:
-        worse = f"{worse} {rude(rng, held_out)}" if rng.random() < 0.5 else f"{exchange.answer} {worse}"
+        worse = f"{worse} {rude(rng, held_out)}" if rng.random() < 0.5 else f"{answer} {worse}"
     return _conversation(tokenizer, exchange.question, better), _conversation(
         tokenizer, exchange.question, worse
     )
@@ -93,7 +96,7 @@ def pair(tokenizer: PreTrainedTokenizerFast, rng: random.Random, held_out: bool 
 
 def _conversation(tokenizer: PreTrainedTokenizerFast, question: str, answer: str) -> str:
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False))
+    return render(tokenizer, messages)
 
 
 def scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -20,7 +21,7 @@ _PIECES = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 def train(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """Learns the merges from ``texts``. All 256 bytes are in the vocabulary, so any text round-trips."""
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer: Any = Tokenizer(models.BPE())  # its stubs leave element types open
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_PIECES), "isolated"),
@@ -49,3 +50,15 @@ def train(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         chat_template=template,
         padding_side="left",
     )
+
+
+def render(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+    """The conversation as text, by the chat template."""
+    return str(cast(Any, tokenizer).apply_chat_template(list(messages), tokenize=False, **options))
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of one token."""
+    ids = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(ids, int)
+    return ids

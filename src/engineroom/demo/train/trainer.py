@@ -1,4 +1,4 @@
-"""The training loop: batches by length, loss on the answer only, a rate that follows the time left."""
+"""The training loop: rows to batches, loss on the answers only, a rate that rises, holds and falls."""
 
 from __future__ import annotations
 
@@ -7,35 +7,41 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any, cast
 
 import torch
-from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from engineroom.demo.train.conversations import Conversation
+from engineroom.demo.train.drills import Drill
+from engineroom.demo.train.letters import encode
 from engineroom.demo.train.optimizer import Muon
+from engineroom.demo.train.tokenizer import render
 
 IGNORED = -100
-_CONSOLE = Console()
+_DRILL_WIDTH = 128
+_WARM_UP, _COOL_DOWN = 0.02, 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """How long to train: minutes of wall time, and the parts in which the learning rate rises and falls."""
+class Row:
+    """Token ids, and as many labels: ``IGNORED`` where nothing is learned."""
 
-    minutes: float
-    warm_up: float = 0.02
-    cool_down: float = 0.45
+    ids: list[int]
+    labels: list[int]
 
-    def rate(self, done: float) -> float:
-        """The factor on the learning rate when the part ``done`` (0–1) of the time is over."""
-        return min(1.0, (done + 1e-3) / self.warm_up, max(0.02, (1 - done) / self.cool_down))
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __add__(self, other: Row) -> Row:
+        return Row(self.ids + other.ids, self.labels + other.labels)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Token ids (rows × length, right-padded) and labels, where everything but the answers is ``IGNORED``."""
+    """Token ids (rows × length, right-padded) and labels."""
 
     ids: Tensor
     labels: Tensor
@@ -43,25 +49,22 @@ class Batch:
 
 def prompt_of(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> str:
     """The text that the model sees before it answers."""
-    return str(
-        tokenizer.apply_chat_template(
-            list(conversation.messages),
-            tools=list(conversation.tools) or None,
-            add_generation_prompt=True,
-            enable_thinking=conversation.thinking,
-            tokenize=False,
-        )
+    return render(
+        tokenizer,
+        conversation.messages,
+        tools=list(conversation.tools) or None,
+        add_generation_prompt=True,
+        enable_thinking=conversation.thinking,
     )
 
 
-def encoded(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> tuple[list[int], list[int]]:
-    """Prompt ids and answer ids, apart, so that the border between them is where generation starts."""
-    encode = tokenizer.backend_tokenizer.encode
-    answer = encode(conversation.target + "<|im_end|>", add_special_tokens=False).ids
-    return encode(prompt_of(tokenizer, conversation), add_special_tokens=False).ids, answer
+def _row(tokenizer: PreTrainedTokenizerFast, given: str, learned: str) -> Row:
+    """The two are encoded apart, so that the border between them is where generation starts."""
+    prompt, answer = encode(tokenizer, given), encode(tokenizer, learned)
+    return Row(prompt + answer, [IGNORED] * len(prompt) + answer)
 
 
-def batches(
+def conversation_batches(
     tokenizer: PreTrainedTokenizerFast,
     conversations: Iterator[Conversation],
     seed: int,
@@ -71,35 +74,52 @@ def batches(
     """Batches of about ``tokens`` ids. Like lengths go together, so that little is padding."""
     rng = random.Random(seed)
     while True:
-        rows = sorted(
-            (encoded(tokenizer, item) for item in islice(conversations, pool)),
-            key=lambda row: sum(map(len, row)),
-        )
-        groups: list[list[tuple[list[int], list[int]]]] = [[]]
-        for row in rows:
-            if groups[-1] and (len(groups[-1]) + 1) * sum(map(len, row)) > tokens:
+        several = (_row(tokenizer, prompt_of(tokenizer, c), f"{c.target}<|im_end|>") for c in conversations)
+        groups: list[list[Row]] = [[]]
+        for row in sorted(islice(several, pool), key=len):
+            if groups[-1] and (len(groups[-1]) + 1) * len(row) > tokens:
                 groups.append([])
             groups[-1].append(row)
         rng.shuffle(groups)
-        yield from (_padded(group) for group in groups)
+        yield from map(_padded, groups)
 
 
-def _padded(rows: list[tuple[list[int], list[int]]]) -> Batch:
-    width = max(len(prompt) + len(answer) for prompt, answer in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    labels = torch.full((len(rows), width), IGNORED)
-    for i, (prompt, answer) in enumerate(rows):
-        ids[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        labels[i, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
-    return Batch(ids, labels)
+def drill_batches(
+    tokenizer: PreTrainedTokenizerFast, drills: Iterator[Drill], tokens: int = 2048
+) -> Iterator[Batch]:
+    """Batches of full lines: one drill after another in each row."""
+    line, rows = Row([], []), list[Row]()
+    for given, learned in drills:
+        drill = _row(tokenizer, given, f"{learned}\n")
+        if len(line) + len(drill) > _DRILL_WIDTH:
+            rows.append(line)
+            line = Row([], [])
+        line += drill
+        if len(rows) * _DRILL_WIDTH >= tokens:
+            yield _padded(rows)
+            rows = []
+
+
+def curriculum(drills: Iterator[Batch], conversations: Iterator[Batch], steps: int) -> Iterator[Batch]:
+    """Drills alone for the first sixth; then conversations, with a batch of drills now and then so that they last."""
+    for step in range(steps):
+        yield next(drills if step < steps // 6 or step % 10 == 0 else conversations)
+
+
+def _padded(rows: list[Row]) -> Batch:
+    width = max(map(len, rows))
+    ids = [row.ids + [0] * (width - len(row)) for row in rows]
+    labels = [row.labels + [IGNORED] * (width - len(row)) for row in rows]
+    return Batch(torch.tensor(ids), torch.tensor(labels))
 
 
 def answer_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Cross-entropy on the answers. The padding is on the right, where causal attention never looks."""
-    hidden = model.model(input_ids=batch.ids[:, :-1], use_cache=False).last_hidden_state
+    network = cast(Any, model)
+    hidden = network.model(input_ids=batch.ids[:, :-1], use_cache=False).last_hidden_state
     wanted = batch.labels[:, 1:]
     kept = wanted != IGNORED
-    return nn.functional.cross_entropy(model.lm_head(hidden[kept]), wanted[kept])
+    return nn.functional.cross_entropy(network.lm_head(hidden[kept]), wanted[kept])
 
 
 def optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
@@ -110,25 +130,33 @@ def optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
     return [Muon(inside, lr=rate), torch.optim.AdamW(outside, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-def fit(model: nn.Module, losses: Iterator[Callable[[], Tensor]], budget: Budget, rate: float = 4e-3) -> int:
-    """Trains until the budget is spent, on one of ``losses`` per step, and returns the number of steps."""
+def _rate(done: float) -> float:
+    """The factor on the learning rate when the part ``done`` (0–1) of the steps is over."""
+    return min(1.0, (done + 1e-3) / _WARM_UP, max(0.01, (1 - done) / _COOL_DOWN))
+
+
+def fit(
+    model: nn.Module, losses: Iterator[Callable[[], Tensor]], steps: int, name: str, rate: float = 4e-3
+) -> float:
+    """Takes ``steps`` steps, each on the next of ``losses``, and returns the minutes that they took."""
     steppers = optimizers(model, rate)
-    began, told, steps, smooth = time.monotonic(), 0.0, 0, 0.0
+    began, smooth = time.monotonic(), 0.0
     model.train()
-    while (done := (time.monotonic() - began) / (60 * budget.minutes)) < 1:
-        for stepper in steppers:
-            for group in stepper.param_groups:
-                group["lr"] = rate * budget.rate(done)
-        loss = next(losses)()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for stepper in steppers:
-            stepper.step()
-            stepper.zero_grad()
-        steps += 1
-        smooth = loss.item() if steps == 1 else 0.95 * smooth + 0.05 * loss.item()
-        if done - told >= 0.02:
-            told = done
-            _CONSOLE.print(f"{done:5.0%}  step {steps:5d}  loss {smooth:.4f}")
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn()) as progress:
+        task = progress.add_task(name, total=steps, loss=0.0)
+        for step in range(steps):
+            for group in (group for stepper in steppers for group in stepper.param_groups):
+                group["lr"] = rate * _rate(step / steps)
+            loss = next(losses)()
+            cast(Any, loss).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for stepper in steppers:
+                stepper.step()
+                stepper.zero_grad()
+            smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
+            progress.update(task, advance=1, loss=smooth)
+            if not progress.console.is_terminal and step % (steps // 50 or 1) == 0:
+                progress.console.print(f"{name}  step {step:5d} of {steps}  loss {smooth:.4f}")
     model.eval()
-    return steps
+    return (time.monotonic() - began) / 60

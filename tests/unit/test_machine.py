@@ -23,13 +23,10 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A control group ``/job/step`` below a root, both empty."""
     inner = tmp_path / "job" / "step"
     inner.mkdir(parents=True)
-    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
     monkeypatch.setattr(machine, "_linux_memory", lambda: SYSTEM)
-    folders = machine._cgroup_folders
     monkeypatch.setattr(
         machine, "_cgroup_folders", lambda controller: [] if controller else [inner, inner.parent, tmp_path]
     )
-    assert callable(folders)
     return inner
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,7 @@ from engineroom.cli.terminal.markdown import Block, split_finished
 from engineroom.types import Delta
 
 _REFRESH = 12  # times a second
+_LOOK_AGAIN = 0.1  # seconds between two looks for finished blocks, each of which reads the whole last block
 _MARGIN = 2  # rows left free below a live block, so that the terminal does not scroll while it is redrawn
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -40,6 +42,7 @@ class AnswerView:
         self._channel = "answer"
         self._pending = ""
         self._printed = False
+        self._looked = 0.0
         self._waiting = Status("reading the prompt", console=console, spinner_style="dim")
         self._live = Live(
             _Now(self._tail),
@@ -65,10 +68,9 @@ class AnswerView:
         for tag in self._tags if self._channel == "reasoning" else ():
             text = text.replace(tag, "")
         self._pending += text if self._pending else text.lstrip("\n")
-        if "\n" in text:
-            finished, self._pending = self._split(self._pending)
-            for block in finished:
-                self._print(block)
+        if "\n" in text and time.monotonic() - self._looked > _LOOK_AGAIN:
+            self._print_finished()
+            self._looked = time.monotonic()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -78,6 +80,11 @@ class AnswerView:
             self._live.stop()
         self._flush()
 
+    def _print_finished(self) -> None:
+        finished, self._pending = self._split(self._pending)
+        for block in finished:
+            self._print(block)
+
     def _split(self, text: str) -> tuple[list[str], str]:
         if self._channel == "answer":
             return split_finished(text)
@@ -85,6 +92,7 @@ class AnswerView:
         return ([thought] if thought.strip() else []), rest if thought.strip() else text
 
     def _flush(self) -> None:
+        self._print_finished()
         last, self._pending = self._pending, ""
         if last.strip():
             self._print(last)
@@ -96,12 +104,23 @@ class AnswerView:
     def _tail(self) -> RenderableType:
         """What the live region shows: the end of the last block, as much as fits."""
         height = max(self._console.height - _MARGIN, 1)
-        return _Lines(self._look(self._pending), blank_before=self._printed, height=height)
+        return _Lines(
+            self._look(_end_of(self._pending, 2 * height)), blank_before=self._printed, height=height
+        )
 
     def _look(self, text: str) -> RenderableType:
         if self._channel == "answer":
             return Block(text)
         return Text("\n".join(f"│ {line}" for line in text.strip("\n").split("\n")), style="dim italic")
+
+
+def _end_of(block: str, lines: int) -> str:
+    """The last lines of a block, still as code if it is code: redrawing costs the same however long a block grows."""
+    source = block.split("\n")
+    if len(source) <= lines:
+        return block
+    opening = source[:1] if source[0].lstrip().startswith(("```", "~~~")) else []
+    return "\n".join([*opening, *source[-lines:]])
 
 
 class _Now:

@@ -44,17 +44,16 @@ class Loop:
             try:
                 self._screen.space()
                 text = self._prompt.read()
+                leaving = False
+                if text.strip() and not self.turn(text):
+                    return
             except EOFError:
                 return
-            except KeyboardInterrupt:
+            except KeyboardInterrupt:  # at the prompt with nothing typed, or just before it came
                 if leaving:
                     return
                 leaving = True
                 self._screen.notice("Ctrl-C again leaves, as Ctrl-D does")
-                continue
-            leaving = False
-            if text.strip() and not self.turn(text):
-                return
 
     def turn(self, text: str) -> bool:
         """Does what was typed. False if it was to leave."""

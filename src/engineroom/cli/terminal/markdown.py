@@ -36,10 +36,21 @@ class Block(Markdown):
         super().__init__("", code_theme="ansi_dark", hyperlinks=True)
         self.markup = text
         self.parsed = _PARSER.parse(text)
+        if not any(token.content or token.type == "hr" for token in self.parsed):
+            self.parsed = _literally(
+                text
+            )  # "12." is a list without a word in it, of which Rich shows nothing
         for token in self.parsed:
             for child in token.children or ():
                 if child.type == "softbreak":
                     child.type = "hardbreak"
+
+
+def _literally(text: str) -> list[Token]:
+    """A paragraph of the text as it is."""
+    word = Token("text", "", 0, content=text.strip())
+    inline = Token("inline", "", 0, content=text, children=[word], block=True, level=1)
+    return [Token("paragraph_open", "p", 1), inline, Token("paragraph_close", "p", -1)]
 
 
 def split_finished(text: str) -> tuple[list[str], str]:

@@ -1,5 +1,6 @@
 """The commands as a user starts them, in processes of their own, on the shipped models."""
 
+import contextlib
 import json
 import os
 import signal
@@ -127,6 +128,29 @@ def test_scores_come_before_the_input_ends_and_ctrl_c_is_quiet() -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
+
+
+def test_the_count_on_the_terminal_leaves_the_scores_alone(tmp_path: Path) -> None:
+    terminal, theirs = os.openpty()
+    scores = tmp_path / "scores.txt"
+    with scores.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "engineroom", "score", "a", "b", "c"],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=theirs,
+            env={**ENVIRONMENT, "TERM": "xterm"},
+        )
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux says EIO when the other end is closed
+            while data := os.read(terminal, 4096):
+                shown += data
+        assert process.wait(timeout=60) == 0
+    os.close(terminal)
+    assert len(scores.read_text().split()) == 3
+    assert b"loading demo-reward" in shown
+    assert b"scored" in shown
 
 
 # --- render, doctor ---------------------------------------------------------------------------------------------

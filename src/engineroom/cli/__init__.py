@@ -7,6 +7,9 @@ import sys
 
 def main() -> None:
     """The ``engineroom`` program: runs the words it was started with, and exits."""
-    from engineroom.cli.app import run
+    try:
+        from engineroom.cli.app import run
 
-    sys.exit(run(sys.argv[1:], own_process=True))
+        sys.exit(run(sys.argv[1:], own_process=True))
+    except KeyboardInterrupt:  # before the command line itself was there to deal with it
+        sys.exit(130)

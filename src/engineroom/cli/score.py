@@ -63,7 +63,10 @@ def score(
             raise ArgumentError("there is nothing to score", why="the input is empty", fix=_FIX)
         from engineroom.cli.loading import open_model
 
-        with open_model(arguments) as model, _progress() as progress:
+        with (
+            open_model(arguments) as model,
+            _progress(len(texts) if texts and texts != ["-"] else None) as progress,
+        ):
             for item, value in _scores(model, _rejoined(first, items)):
                 if as_json:
                     print_json_line({"index": item.index, **item.identity, "score": value})
@@ -152,15 +155,21 @@ def _one_by_one(model: ChatModel, batch: list[Scorable]) -> Generator[tuple[Scor
 
 
 @contextmanager
-def _progress() -> Generator[Progress | None, None, None]:
+def _progress(total: int | None) -> Generator[Progress | None, None, None]:
     """A count on the terminal while the scores go elsewhere; scores on the terminal show by themselves how it goes."""
     if not sys.stderr.isatty() or sys.stdout.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("scored"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task("", total=None)
+    counted = MofNCompleteColumn() if total else TextColumn("{task.completed}")
+    with Progress(
+        *(TextColumn("scored"), counted, BarColumn(), TimeElapsedColumn()),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,  # else Rich prints the scores on the terminal instead
+        redirect_stderr=False,
+    ) as progress:
+        progress.add_task("", total=total)
         yield progress

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "engineroom"
-BASE = {"types", "params", "errors", "arguments", "config", "checkpoint", "demo"}
+BASE = {"types", "params", "errors", "arguments", "config", "checkpoint", "demo", "families"}
 FACADE = BASE | {"render", "engines", "parse", "bridge", "admission", "sampling", "pipeline", "chat"}
 ALLOWED = {
     "errors": set(),
@@ -28,7 +28,7 @@ ALLOWED = {
     "machine": set(),
     "families": set(),
     "environment": BASE | {"engines", "machine"},
-    "doctor": BASE | {"doctor", "families", "machine", "sampling", "render", "engines"},
+    "doctor": BASE | {"doctor", "machine", "sampling", "render", "engines"},
     "cli": FACADE | {"cli", "preview", "environment", "machine", "doctor", "__init__"},
     "__main__": {"cli"},
     "__init__": FACADE,

@@ -242,6 +242,23 @@ NOT_SUPPORTED: Mapping[str, str] = types.MappingProxyType(
 """Inference arguments of LLaMA-Factory that engineroom does not have, and why."""
 
 
+OTHER_NAMES: Mapping[str, str] = types.MappingProxyType(
+    {
+        **dict.fromkeys(("model", "model_name", "base_model", "pretrained"), "model_name_or_path"),
+        **dict.fromkeys(("engine", "framework"), "infer_backend"),
+        **dict.fromkeys(("lora", "lora_path", "lora_modules", "peft"), "adapter_name_or_path"),
+        **dict.fromkeys(("context_length", "max_seq_len", "num_ctx", "n_ctx", "ctx_size"), "model_maxlen"),
+        **dict.fromkeys(("load_in_4bit", "load_in_8bit"), "quantization_bit"),
+        "temp": "temperature",
+        "num_return_sequences": "n",
+        "stop_words": "stop",
+        "chat_template": "template",
+        "gpu_memory_utilization": "vllm_gpu_util",
+    }
+)
+"""What other projects call an argument, where spelling alone would not lead to it."""
+
+
 def _check_name(name: Any) -> None:
     if name in Arguments.model_fields:
         return
@@ -261,7 +278,7 @@ def _check_name(name: Any) -> None:
             fix=f"remove {name} from the configuration",
             argument=name,
         )
-    guess = nearest(name, argument_names())
+    guess = OTHER_NAMES.get(name) or nearest(name, argument_names())
     raise UnknownArgumentError(
         f"unknown argument {name!r}",
         fix=f"did you mean {guess}?" if guess else "`engineroom settings` lists them all",

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+THINKING_TAGS: tuple[tuple[str, str], ...] = (("<think>", "</think>"),)
+"""How a thinking block opens and closes; the closing tag stands in the chat template of a model that thinks."""
+
+
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
     """How a family writes a tool call.

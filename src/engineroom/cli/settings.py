@@ -66,10 +66,10 @@ class Settings:
 
     def _refuse_mistyped_option(self, name: str) -> None:
         """``--jsno`` is nearer to this command's own ``--json`` than to any setting."""
-        from engineroom.config import argument_names
+        from engineroom.config import OTHER_NAMES, argument_names
         from engineroom.errors import UnknownArgumentError, nearest
 
-        if name in argument_names():
+        if name in argument_names() or name in OTHER_NAMES:
             return
         own = {option.lstrip("-").replace("-", "_"): option for option in self.known_options}
         guess = nearest(name, (*argument_names(), *own))

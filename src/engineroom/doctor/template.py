@@ -11,7 +11,7 @@ from engineroom.checkpoint import Checkpoint
 from engineroom.doctor.finding import Finding, from_error, problem, warning
 from engineroom.doctor.tokenizer import tokenizer_config
 from engineroom.errors import TemplateError
-from engineroom.families import ToolFormat, tool_format_of
+from engineroom.families import ToolFormat
 from engineroom.render import ChatTemplate, choose_template
 
 
@@ -58,7 +58,7 @@ def inspect_template(
         name=template.name,
         has_thinking_switch=template.supports_thinking,
         thinks=template.thinking_tags is not None,
-        tool_format=tool_format_of(template.source),
+        tool_format=template.tool_format,
     )
     return facts, findings
 

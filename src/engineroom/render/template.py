@@ -17,6 +17,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engineroom.errors import TemplateError
+from engineroom.families import THINKING_TAGS, ToolFormat, tool_format_of
 from engineroom.types import Tokenizer
 
 Origin: TypeAlias = Literal["model", "file", "chatml"]
@@ -27,7 +28,6 @@ CHATML = """\
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
 """
-_THINKING_TAGS = (("<think>", "</think>"),)
 
 
 class _GenerationTag(Extension):
@@ -58,12 +58,12 @@ class ChatTemplate:
 
     @property
     def thinking_tags(self) -> tuple[str, str] | None:
-        return next((tags for tags in _THINKING_TAGS if tags[1] in self.source), None)
+        return next((tags for tags in THINKING_TAGS if tags[1] in self.source), None)
 
     @property
-    def tool_format(self) -> str | None:
-        """How the model writes a call: ``hermes`` for JSON between ``<tool_call>`` tags; None if not known."""
-        return "hermes" if "<tool_call>" in self.source else None
+    def tool_format(self) -> ToolFormat | None:
+        """How the model writes a call; None if the template has no place for tools."""
+        return tool_format_of(self.source)
 
     @cached_property
     def _compiled(self) -> Any:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engineroom.cli.settings import OwnOptions, Settings, split
-from engineroom.config import argument_names
+from engineroom.config import OTHER_NAMES, argument_names
 from engineroom.errors import ArgumentError, EngineroomError, UnknownArgumentError
 
 OWN = OwnOptions(valued=frozenset({"-p", "--prompt"}), flags=frozenset({"--json", "-c"}))
@@ -89,6 +89,13 @@ def test_a_mistyped_name_names_the_nearest_setting_or_option() -> None:
         split(["temprature=1"], OWN).settings.arguments()
     with pytest.raises(UnknownArgumentError, match="did you mean --json"):
         split(["--jsno"], OWN).settings.arguments()
+
+
+@pytest.mark.parametrize(("theirs", "ours"), OTHER_NAMES.items())
+def test_other_projects_names_lead_to_ours(theirs: str, ours: str) -> None:
+    assert ours in argument_names()
+    with pytest.raises(UnknownArgumentError, match=f"did you mean {ours}"):
+        split([f"{theirs}=1"], OWN).settings.arguments()
 
 
 WORD = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 THINKING_TAGS: tuple[tuple[str, str], ...] = (("<think>", "</think>"),)
 """How a thinking block opens and closes; the closing tag stands in the chat template of a model that thinks."""
 

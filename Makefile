@@ -9,12 +9,12 @@ PROMPT ?=
 export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: chat test test-fast lint types clean
+.PHONY: chat test test-fast lint types docs bench clean
 
 chat: $(VENV)/.installed
 	@$(BIN)/engineroom chat $(if $(PROMPT),-p "$(PROMPT)") $(ARGS)
 
-test: lint
+test: lint types
 	$(BIN)/pytest
 
 test-fast: $(VENV)/.installed-dev
@@ -25,7 +25,14 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 
 types: $(VENV)/.installed-dev
-	$(BIN)/pyright
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python scripts/docs.py
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/overhead.py
 
 # A plain `python3` serves where there is no `python3.11` by that name.
 $(VENV)/bin/python:

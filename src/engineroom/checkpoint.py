@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -198,7 +198,15 @@ class Checkpoint:
 
 def _local_folder(name: str) -> Path | None:
     path = Path(name).expanduser()
-    return path if path.is_dir() else None
+    return path if _is(path.is_dir) else None
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    """A test of a path; what is too long for a path, or can't be looked into, does not pass it."""
+    try:
+        return test()
+    except OSError:
+        return False
 
 
 def _base_of(adapter: Path) -> str:
@@ -210,7 +218,12 @@ def _base_of(adapter: Path) -> str:
 def _from_hub(arguments: Arguments, weights: bool) -> Path:
     """Downloads a hub repository, or finds it in the cache."""
     name = arguments.model_name_or_path
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists():
+    if (
+        name.startswith((".", "/", "~"))
+        or name.count("/") > 1
+        or _is_sentence(name)
+        or _is(Path(name).exists)
+    ):
         raise _not_found(name, "there is no such folder")
     for variable in ("USE_MODELSCOPE_HUB", "USE_OPENMIND_HUB"):  # LLaMA-Factory's
         if os.environ.get(variable, "").lower() in {"1", "true", "y"}:
@@ -245,9 +258,15 @@ def _from_hub(arguments: Arguments, weights: bool) -> Path:
     return Path(folder)
 
 
+def _is_sentence(name: str) -> bool:
+    return any(character.isspace() for character in name.strip())
+
+
 def _not_found(name: str, why: str) -> ModelNotFoundError:
     guess = nearest(name, demo.NAMES)
-    if any(character.isspace() for character in name.strip()):
+    if _is(Path(name).is_file):
+        why, fix = "it is a file, and a model is a folder", f"name the folder: {Path(name).parent}"
+    elif _is_sentence(name):
         why, fix = "this looks like a message rather than a model", 'to ask something: engineroom chat -p "…"'
     elif guess:
         fix = f"did you mean {guess}?"

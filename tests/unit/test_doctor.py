@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from engineroom import demo, machine
 from engineroom.config import parse_arguments
@@ -335,3 +338,58 @@ def test_the_cache_is_as_big_as_said() -> None:
         assert shape.kv_cache_bytes(20, 4) == pytest.approx(_cache_bytes(model, 20), rel=0.1), (
             config.model_type
         )
+
+
+# --- whatever the files hold ------------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 10**12) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = {
+    "config.json": (
+        "architectures", "model_type", "text_config", "num_hidden_layers", "hidden_size", "num_attention_heads",
+        "num_key_value_heads", "head_dim", "layer_types", "sliding_window", "vocab_size", "max_position_embeddings",
+        "dtype", "torch_dtype", "auto_map", "quantization_config", "id2label", "num_labels", "eos_token_id",
+        "kv_lora_rank", "vision_config",
+    ),
+    "generation_config.json": ("do_sample", "temperature", "top_p", "top_k", "max_length", "eos_token_id"),
+    "tokenizer_config.json": ("chat_template", "bos_token", "eos_token"),
+    "tokenizer.json": ("model", "added_tokens"),
+    "model.safetensors.index.json": ("metadata", "weight_map"),
+    "chat_template.json": ("chat_template",),
+    "adapter_config.json": ("base_model_name_or_path",),
+}  # fmt: skip
+
+
+@st.composite
+def spoilt(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    name = draw(st.sampled_from(sorted(KEYS)))
+    return name, draw(st.dictionaries(st.sampled_from(KEYS[name]), JSON, max_size=4))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(spoilt(), min_size=1, max_size=3), st.booleans())
+def test_whatever_the_files_hold_it_is_a_diagnosis_or_a_model_error(
+    folder: Path, changes: list[tuple[str, dict[str, Any]]], sharded: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        spoiled = Path(place) / "model"
+        spoiled.mkdir()
+        for file in folder.iterdir():
+            (spoiled / file.name).symlink_to(file)
+        for name, values in changes:
+            file = spoiled / name
+            old = json.loads(file.read_text()) if file.exists() else {}
+            file.unlink(missing_ok=True)
+            file.write_text(json.dumps({**old, **values}))
+        if sharded:
+            (spoiled / "model.safetensors").rename(spoiled / "model-00001-of-00002.safetensors")
+        try:
+            found = look(spoiled)
+        except ModelError as error:
+            assert error.what
+            return
+        assert found.would_load == (not found.problems)
+        assert found.fit.weights >= 0

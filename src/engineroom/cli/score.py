@@ -109,9 +109,25 @@ def _items(texts: list[str], file: Path | None) -> Generator[Iterator[Scorable],
             "`-` reads standard input and can't stand beside texts", fix="give one of the two"
         )
     elif texts:
+        for text in texts:
+            _refuse_model_folder(text)
         yield read_words(texts)
     else:
         raise ArgumentError("there is nothing to score", fix=_FIX)
+
+
+def _refuse_model_folder(text: str) -> None:
+    """Whoever comes from the other commands names the model first; its path would be scored in silence."""
+    try:
+        is_model = (Path(text) / "config.json").is_file()
+    except OSError:  # too long for a path
+        return
+    if is_model:
+        raise ArgumentError(
+            f"{text!r} is a model folder, not a text",
+            why="score takes texts; the model is a setting",
+            fix=f"model_name_or_path={text} (to score the path itself, pipe it in)",
+        )
 
 
 def _rejoined(first: Scorable, rest: Iterator[Scorable]) -> Generator[Scorable, None, None]:

@@ -201,7 +201,8 @@ def _pickle_findings(checkpoint: Checkpoint) -> Generator[Finding, None, None]:
         yield warning(
             f"the weights are pickles: {_some([f.name for f in files])}",
             "a pickle can hold code; it is read in a mode that refuses any, and it can't be checked beforehand",
-            "save the model again as safetensors, which is what save_pretrained does today",
+            f"python -c \"from transformers import AutoModelForCausalLM as M; m = '{checkpoint.path}'; "
+            'M.from_pretrained(m).save_pretrained(m)"',
         )
 
 

@@ -89,6 +89,22 @@ def test_with_json_an_error_is_one_json_line_on_stderr(program: Run, words: list
     assert error["what"]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("what is 7 plus 5?", 'engineroom chat -p "…"'),
+        ("what? " * 1000, 'engineroom chat -p "…"'),
+        ("demo-rewrd", "did you mean demo-reward?"),
+        (__file__, f"name the folder: {Path(__file__).parent}"),
+        ("./nowhere", "check the path"),
+    ],
+)
+def test_a_model_that_is_not_there_says_what_to_do(program: Run, name: str, expected: str) -> None:
+    code, out, err = program("doctor", name)
+    assert (code, out) == (1, "")
+    assert expected in err
+
+
 def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def invoke(own_process: bool, words: Any) -> int:
         raise error

@@ -38,6 +38,11 @@ def test_a_score_a_line_in_order(program: Run, asked: list[Any]) -> None:
     assert asked[0].model_name_or_path == "demo-reward"
 
 
+def test_a_text_may_be_longer_than_any_path(program: Run, asked: list[Any]) -> None:
+    code, _, err = program("score", "x" * 5000)
+    assert (code, "tokens" in err) == (2, True)
+
+
 def test_settings_stand_among_the_texts(program: Run, asked: list[Any]) -> None:
     code, out, _ = program("score", "a", "model_name_or_path=other", "ab", "--infer_dtype", "float32")
     assert (code, out) == (0, "1.000000\n2.000000\n")
@@ -116,3 +121,10 @@ def test_a_bad_json_line_is_named(line: str, what: str) -> None:
 
 def test_a_line_that_only_begins_like_json_is_a_text() -> None:
     assert [item.content for item in read_lines(["{x} is a set", "b"])] == ["{x} is a set", "b"]
+
+
+def test_a_model_folder_among_the_texts_is_a_mistake(program: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    code, _, err = program("score", str(tmp_path), "a text")
+    assert code == 2
+    assert f"model_name_or_path={tmp_path}" in err

@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from engineroom.cli.console import YELLOW, paint
+from engineroom.cli.interrupt import LoadInterrupt
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from engineroom.chat import ChatModel
     from engineroom.config import Arguments
     from engineroom.engines.base import Progress
@@ -26,13 +29,21 @@ def open_model(arguments: Arguments) -> Generator[ChatModel, None, None]:
 
 def load_model(arguments: Arguments) -> ChatModel:
     """Loads the model that the arguments name, for the caller to close."""
-    with load_progress(arguments.model_name_or_path) as progress:
+    with LoadInterrupt() as interrupt, load_progress(arguments.model_name_or_path) as show:
+
+        def progress(stage: str, share: float | None) -> None:
+            interrupt.check()
+            show("stopping" if interrupt.came else stage, share)
+
         progress("importing the library", None)
-        from engineroom.chat import ChatModel, TemplateWarning
+        from engineroom.chat import ChatModel, SamplingWarning, TemplateWarning
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TemplateWarning)  # said below, in our own words
+            for said_below in (TemplateWarning, SamplingWarning):
+                warnings.simplefilter("ignore", said_below)
             model = ChatModel(arguments, progress=progress)
+        if interrupt.came:
+            model.close()
     for warning in model.warnings:
         print_note(warning)
     return model
@@ -46,15 +57,26 @@ def load_progress(name: str) -> Generator[Progress, None, None]:
         return
     from rich.console import Console
 
-    began = time.monotonic()
-    with Console(stderr=True).status(f"loading {name}") as status:
+    stage = _Stage(f"loading {name}")
+    with Console(stderr=True).status(stage):
+        yield stage.show
 
-        def show(stage: str, share: float | None) -> None:
-            done = f" {share:.0%}" if share is not None and share < 1 else ""
-            seconds = time.monotonic() - began
-            status.update(f"loading {name}: {stage}{done} [dim]{seconds:.1f} s[/dim]")
 
-        yield show
+class _Stage:
+    """The line that is shown while a model loads; its seconds go on while a stage lasts."""
+
+    def __init__(self, name: str) -> None:
+        self._name = self._line = name
+        self._began = time.monotonic()
+
+    def show(self, stage: str, share: float | None) -> None:
+        done = f" {share:.0%}" if share is not None and share < 1 else ""
+        self._line = f"{self._name}: {stage}{done}"
+
+    def __rich__(self) -> Text:
+        from rich.text import Text
+
+        return Text.assemble(self._line, (f" {time.monotonic() - self._began:.1f} s", "dim"))
 
 
 def print_note(text: str) -> None:

@@ -176,7 +176,7 @@ def test_the_footer_says_how_the_answer_came_about() -> None:
 
 @pytest.mark.parametrize(("ended", "word"), [("length", "cut at the token limit"), ("stopped", "stopped")])
 def test_the_footer_offers_to_go_on(ended: str, word: str) -> None:
-    assert foot(Said("assistant", "x", ended=ended)).endswith(f"{word} · /continue goes on")
+    assert foot(Said("assistant", "x", ended=ended)).endswith(f"{word}: /continue")
 
 
 def test_the_footer_tells_an_empty_answer() -> None:

@@ -11,8 +11,8 @@ from rich.text import Text
 from rich.theme import Theme
 
 from engineroom.cli.conversation import STOPPED, Said
+from engineroom.cli.interrupt import Interrupts, quiet_keys
 from engineroom.cli.terminal.answer_view import AnswerView, printable
-from engineroom.cli.terminal.interrupt import Interrupts, quiet_keys
 from engineroom.cli.terminal.markdown import Block
 from engineroom.cli.terminal.meter import tokens_per_second
 from engineroom.cli.terminal.outcome import Table
@@ -110,7 +110,7 @@ class Screen:
             parts.append(f"context {used:,} of {size:,}" if size else f"context {used:,}")
         parts.append(_ENDINGS.get(answer.ended or "", answer.ended or ""))
         if can_go_on(answer):
-            parts.append("/continue goes on")
+            parts[-1] += ": /continue"
         if not answer.text:
             parts.insert(0, "no answer yet" if answer.reasoning else "an empty answer")
         self.notice(" · ".join(part for part in parts if part))

@@ -1,4 +1,4 @@
-"""Ctrl-C and the keyboard while an answer comes."""
+"""Ctrl-C while something takes its time, and the keyboard meanwhile."""
 
 from __future__ import annotations
 
@@ -11,6 +11,41 @@ from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
+
+
+class LoadInterrupt:
+    """Ctrl-C while libraries are imported and a model is loaded.
+
+    It raises KeyboardInterrupt as ever. But torch takes any error in its own import of numpy for a missing numpy
+    (seen with 2.13), and the program would go on as if nothing had been pressed. So it is remembered, and raised
+    again at the next stage or at the end.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        if self.came:
+            raise KeyboardInterrupt from None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raises it again, on the thread that may be interrupted."""
+        if self.came and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
 
 
 class Interrupts:

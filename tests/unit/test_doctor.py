@@ -318,7 +318,7 @@ def _cache_bytes(model: Any, tokens: int) -> int:
 
 
 def test_the_cache_is_as_big_as_said() -> None:
-    """Grouped heads, a sliding window, and DeepSeek's latent attention, as Transformers really keeps them."""
+    """Grouped heads, one head for all, windows on some layers and on all, DeepSeek's latent attention."""
     import transformers
 
     sizes = {"vocab_size": 32, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4}
@@ -331,11 +331,17 @@ def test_the_cache_is_as_big_as_said() -> None:
         **sizes, num_hidden_layers=2, num_key_value_heads=4, kv_lora_rank=8, q_lora_rank=8, qk_nope_head_dim=8,
         qk_rope_head_dim=4, v_head_dim=6, first_k_dense_replace=2,
     )  # fmt: skip
-    for config in (grouped, windowed, latent):
+    all_windowed = transformers.MistralConfig(
+        **sizes, num_hidden_layers=2, num_key_value_heads=2, sliding_window=8
+    )
+    one_head = transformers.FalconConfig(
+        vocab_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
+    )
+    for config in (grouped, windowed, all_windowed, one_head, latent):
         shape = Shape.of(config.to_dict())
         assert shape is not None
         model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
-        assert shape.kv_cache_bytes(20, 4) == pytest.approx(_cache_bytes(model, 20), rel=0.1), (
+        assert shape.kv_cache_bytes(20, 4) == pytest.approx(_cache_bytes(model, 20), rel=0.15), (
             config.model_type
         )
 

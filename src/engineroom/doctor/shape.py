@@ -32,9 +32,15 @@ class Shape:
         if layers is None or values is None:
             return None
         window = integer(config, "sliding_window", "attention_chunk_size") or 0
+        if (
+            config.get("use_sliding_window") is False
+        ):  # older Qwen2 configs name a window that they do not use
+            window = 0
         kinds = config.get("layer_types")
-        if not isinstance(kinds, list):
-            return cls(layers, layers, 0, window, values)
+        if not isinstance(
+            kinds, list
+        ):  # then a window is every layer's, as Transformers' DynamicCache has it
+            return cls(layers, 0 if window else layers, layers if window else 0, window, values)
         names = [str(kind) for kind in cast("list[Any]", kinds)]
         full = names.count("full_attention") + names.count("attention")
         windowed = names.count("sliding_attention") + names.count("chunked_attention")
@@ -71,7 +77,7 @@ def _values_per_token(config: Mapping[str, Any]) -> int | None:
         latent is not None
     ):  # DeepSeek's latent attention: one compressed vector and one rotary key for all heads
         return latent + (integer(config, "qk_rope_head_dim") or 0)
-    kv_heads = integer(config, "num_key_value_heads", "num_kv_heads")
-    if kv_heads is None:
-        kv_heads = 1 if config.get("multi_query") is True else heads
+    kv_heads = integer(config, "num_key_value_heads", "num_kv_heads") or heads
+    if config.get("multi_query") is True and not config.get("new_decoder_architecture"):  # Falcon, StarCoder
+        kv_heads = 1
     return 2 * kv_heads * (integer(config, "head_dim", "kv_channels") or hidden // heads)

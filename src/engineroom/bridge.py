@@ -47,10 +47,13 @@ class Bridge:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_forever()
-        finally:
-            self._loop.close()
+        while True:
+            try:
+                self._loop.run_forever()
+            except (KeyboardInterrupt, SystemExit):
+                continue  # asyncio lets these through, besides giving them to whoever waits for the task
+            break
+        self._loop.close()
 
     @property
     def closed(self) -> bool:

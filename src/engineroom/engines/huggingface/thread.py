@@ -19,7 +19,13 @@ from engineroom.engines.base import Health, HealthState
 from engineroom.engines.huggingface.beams import search_beams
 from engineroom.engines.huggingface.loaded import LoadedModel
 from engineroom.engines.huggingface.sequence import Mailbox, Sequence
-from engineroom.errors import EngineClosedError, EngineDeadError, EngineroomError, GenerationError
+from engineroom.errors import (
+    EngineClosedError,
+    EngineDeadError,
+    EngineroomError,
+    EngineStartError,
+    GenerationError,
+)
 from engineroom.types import Prompt
 
 
@@ -58,8 +64,9 @@ class InferenceThread:
 
     def start(self) -> Future[LoadedModel]:
         """Begins to load; the future holds the model or the error."""
+        loaded = self._loaded  # the thread lets go of it when it ends, which may be at once
         self._thread.start()
-        return self._loaded
+        return loaded
 
     def submit(self, work: Work) -> None:
         with self._lock:
@@ -103,8 +110,14 @@ class InferenceThread:
     def _serve(self) -> None:
         try:
             loaded = self._load()
-        except BaseException as error:
+        except Exception as error:
             self._loaded.set_exception(error)
+            raise
+        except (
+            BaseException
+        ) as error:  # SystemExit or an interrupt, in a callback: not one for the loop that waits
+            stopped = EngineStartError("loading was stopped", why=f"{type(error).__name__}: {error}")
+            self._loaded.set_exception(stopped)
             raise
         with self._lock:
             if not self._closing.is_set():

@@ -1,0 +1,81 @@
+"""Tiny random checkpoints, saved as Transformers saves real ones, with the shipped tokenizer and chat template.
+
+What is tested against Transformers needs no model that knows anything; it needs one whose logits differ enough from
+each other that nothing hangs on rounding.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+)
+
+from engineroom import demo
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+END, PAD = 1017, 1015  # <|im_end|>, <|endoftext|>
+
+
+def config(**changes: Any) -> Qwen3Config:
+    values = {
+        "vocab_size": 1024,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": False,
+        "eos_token_id": END,
+        "pad_token_id": PAD,
+        "bos_token_id": None,
+        "initializer_range": 0.4,
+    }
+    return Qwen3Config(**{**values, **changes})
+
+
+def save(model: Any, folder: Path, **generation_config: Any) -> Path:
+    model.save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        shutil.copy(Path(str(demo.resolve("demo"))) / name, folder / name)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": END, **generation_config}))
+    return folder
+
+
+def causal(folder: Path, seed: int = 0, generation: dict[str, Any] | None = None, **changes: Any) -> Path:
+    torch.manual_seed(seed)
+    return save(Qwen3ForCausalLM(config(**changes)).eval(), folder, **(generation or {}))
+
+
+def classifier(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    torch.manual_seed(seed)
+    return save(Qwen3ForSequenceClassification(config(num_labels=1, **changes)).eval(), folder)
+
+
+def lora(base: Path, folder: Path, seed: int, **changes: Any) -> Path:
+    """An adapter that changes its base a good deal."""
+    torch.manual_seed(seed)
+    options: dict[str, Any] = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj", "down_proj"]}
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(task_type="CAUSAL_LM", **{**options, **changes}),
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.normal_(std=0.3)
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def reference(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

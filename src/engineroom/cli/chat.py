@@ -59,6 +59,7 @@ def chat(
     With --json, one object: text, reasoning, finish_reason, usage, timings, model, engine.
     """
     from engineroom.cli.home import history_wanted
+    from engineroom.cli.loading import print_note
     from engineroom.cli.one_shot import answer_as_json, answer_once, read_prompt
 
     text = read_prompt(prompt)
@@ -76,6 +77,8 @@ def chat(
     with ExitStack() as stack:
         store = _open_store(stack) if keep and (text is None or resume) else None
         kept = store.last() if store is not None and resume else None
+        if resume and kept is None:
+            print_note("there is no conversation to go on with yet; this is a new one")
         arguments = _arguments(settings_of(context), model, kept)
         _check(arguments, as_json)
         began = time.perf_counter()

@@ -97,13 +97,14 @@ class Interrupts:
 @contextlib.contextmanager
 def quiet_keys() -> Generator[None, None, None]:
     """Keys pressed meanwhile are not echoed into the answer; the next prompt gets them."""
-    if not sys.stdin.isatty():
-        yield
-        return
     import termios
 
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
+    try:
+        descriptor = sys.stdin.fileno()
+        before = termios.tcgetattr(descriptor)
+    except (OSError, termios.error):  # no terminal, or no file at all
+        yield
+        return
     quiet = [*before]
     quiet[3] = int(quiet[3]) & ~termios.ECHO
     termios.tcsetattr(descriptor, termios.TCSANOW, quiet)

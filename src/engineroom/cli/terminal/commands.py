@@ -174,7 +174,7 @@ def _model(context: Context, rest: str) -> Outcome:
     before = session.model.arguments.model_name_or_path
     try:
         session.switch(_model_arguments(session, overrides.split_words(rest)))
-    except EngineroomError:
+    except (EngineroomError, KeyboardInterrupt):
         session.notices.append(f"{before} is still here; the conversation is unchanged")
         raise
     return Notice(

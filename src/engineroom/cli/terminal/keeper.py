@@ -46,6 +46,19 @@ class Keeper:
         self._origin: Origin | None = None
         self._on_problem = on_problem
 
+    def first_notice(self) -> str | None:
+        """That conversations are kept, and how to turn it off: the first time that they are."""
+        try:
+            if self.store is None or not self.store.first_time("history notice"):
+                return None
+        except HistoryError as error:
+            self._give_up(error)
+            return None
+        return (
+            f"conversations are kept on this machine, in {self.store.path}; "
+            "--no-history or ENGINEROOM_HISTORY=0 turns that off"
+        )
+
     def adopt(self, conversation: Conversation) -> None:
         """Goes on with a kept conversation."""
         summary = conversation.summary
@@ -64,8 +77,11 @@ class Keeper:
         try:
             self._write(self.store, now, origin)
         except HistoryError as error:
-            self.store = None
-            self._on_problem(error)
+            self._give_up(error)
+
+    def _give_up(self, error: HistoryError) -> None:
+        self.store = None
+        self._on_problem(error)
 
     def _write(self, store: ConversationStore, now: tuple[Said, ...], origin: Origin) -> None:
         if not any(message.role == "user" for message in now):

@@ -28,14 +28,11 @@ class Loop:
         name, engine = session.model.arguments.model_name_or_path, session.model.engine.name
         screen.title(f"{name} on {engine}" + (f", context {size:,} tokens" if size else ""))
         screen.notice("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves")
-        store = session.keeper.store
-        if store is not None and store.first_time("history notice"):
-            screen.notice(
-                f"conversations are kept on this machine, in {store.path}; "
-                "--no-history or ENGINEROOM_HISTORY=0 turns that off"
-            )
+        if (notice := session.keeper.first_notice()) is not None:
+            screen.notice(notice)
         if session.messages:
             screen.recall(session.messages, _RECALLED)
+        self._tell_notices()
 
     def run(self) -> None:
         """Until the user leaves."""

@@ -9,7 +9,8 @@ from typing import ClassVar
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import Heading, Markdown, MarkdownElement
+from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement
+from rich.syntax import Syntax
 from rich.text import Text
 
 # Raw HTML and link definitions stay text: Rich leaves them out, and what the model said would vanish without a word.
@@ -24,12 +25,21 @@ class _PlainHeading(Heading):
         yield text
 
 
+class _PlainCode(CodeBlock):
+    """Code at the left margin, so that what is copied from the terminal runs; Rich indents it."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Syntax(str(self.text).rstrip(), self.lexer_name, theme=self.theme, word_wrap=True)
+
+
 class Block(Markdown):
     """A piece of an answer as it looks on the screen. Line breaks stay where the model made them."""
 
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {
         **Markdown.elements,
         "heading_open": _PlainHeading,
+        "fence": _PlainCode,
+        "code_block": _PlainCode,
     }
 
     def __init__(self, text: str) -> None:

@@ -58,6 +58,7 @@ class RichPrompt:
             key_bindings=_keys(),
             editing_mode=EditingMode.EMACS,
             enable_open_in_editor=True,
+            enable_suspend=True,
             tempfile_suffix=".md",
             style=_STYLE,
         )

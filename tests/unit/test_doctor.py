@@ -15,7 +15,7 @@ from engineroom import demo, machine
 from engineroom.config import parse_arguments
 from engineroom.doctor import Diagnosis, diagnose
 from engineroom.doctor.shape import Shape
-from engineroom.errors import ArgumentError, ModelError
+from engineroom.errors import ArgumentError, EngineroomError, ModelError
 
 GIB = 1 << 30
 
@@ -103,9 +103,7 @@ def broken_pickle(path: Path) -> None:
     (path / "pytorch_model.bin").write_bytes(b"PK\x03\x04 only the beginning")
 
 
-@pytest.mark.parametrize(
-    ("spoil", "what", "fix"),
-    [
+FATAL: list[tuple[Callable[[Path], Any], str, str]] = [
         (cut, "is corrupt", "again"),
         (pointer, "Git LFS pointer", "lfs pull"),
         (gguf, "GGUF", "converted from"),
@@ -125,9 +123,14 @@ def broken_pickle(path: Path) -> None:
             "code that comes with the model",
             "trust_remote_code=true",
         ),
+        (lambda path: edit(path / "config.json", vocab_size=2000), "vocab_size 2000", "saved together"),
+        (lambda path: edit(path / "config.json", num_hidden_layers=40, layer_types=None), "says 40 layers", "saved together"),
+        (lambda path: edit(path / "config.json", layer_types=["full_attention"]), "contradicts itself", "correct it"),
         (lambda path: edit(path / "config.json", architectures=["QForSequenceClassification"], id2label={"0": "a", "1": "b"}), "2 labels", "reward model"),
-    ],
-)  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "what", "fix"), FATAL)
 def test_what_keeps_a_model_from_loading(
     folder: Path, spoil: Callable[[Path], Any], what: str, fix: str
 ) -> None:
@@ -136,7 +139,6 @@ def test_what_keeps_a_model_from_loading(
     assert not found.would_load
     (problem,) = found.problems
     assert what in problem.what
-    assert problem.why
     assert fix in problem.fix
     assert not any(verdict.can for verdict in found.engines)
 
@@ -145,29 +147,52 @@ def no_template(path: Path) -> None:
     (path / "chat_template.jinja").unlink()
 
 
+def more_ids(path: Path) -> None:
+    added = json.loads((path / "tokenizer.json").read_text())["added_tokens"]
+    edit(path / "tokenizer.json", added_tokens=[*added, {**added[0], "id": 5000, "content": "<new>"}])
+
+
 def whole_pickle(path: Path) -> None:
     import torch
+    from safetensors.torch import load_file
 
+    torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
     (path / "model.safetensors").unlink()
-    torch.save({"a": torch.zeros(2)}, path / "pytorch_model.bin")
 
 
-@pytest.mark.parametrize(
-    ("spoil", "what"),
-    [
-        (no_template, "no chat template"),
-        (whole_pickle, "pickles"),
-        (lambda path: edit(path / "config.json", vocab_size=500), "embedding has 500 rows"),
-        (lambda path: edit(path / "config.json", max_position_embeddings=None), "how long the context"),
-        (lambda path: edit(path / "config.json", auto_map={"AutoModel": "m.M"}), "Python code"),
-        (lambda path: edit(path / "config.json", vision_config={}), "text only"),
-    ],
-)
+HARMLESS: list[tuple[Callable[[Path], Any], str]] = [
+    (no_template, "no chat template"),
+    (whole_pickle, "pickles"),
+    (more_ids, "the tokenizer has ids up to"),
+    (lambda path: edit(path / "config.json", max_position_embeddings=None), "how long the context"),
+    (lambda path: edit(path / "config.json", auto_map={"AutoModel": "m.M"}), "Python code"),
+    (lambda path: edit(path / "config.json", vision_config={}), "text only"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "what"), HARMLESS)
 def test_what_one_should_know(folder: Path, spoil: Callable[[Path], Any], what: str) -> None:
     spoil(folder)
     found = look(folder)
     assert found.would_load
     assert any(what in warning.what for warning in found.warnings)
+
+
+@pytest.mark.filterwarnings("ignore::engineroom.TemplateWarning")
+@pytest.mark.parametrize(
+    ("spoil", "loads"), [*((row[0], False) for row in FATAL), *((row[0], True) for row in HARMLESS)]
+)
+def test_the_verdict_is_what_loading_does(folder: Path, spoil: Callable[[Path], Any], loads: bool) -> None:
+    from engineroom import ChatModel
+
+    spoil(folder)
+    try:
+        with ChatModel({"model_name_or_path": str(folder)}) as model:
+            model.chat("hi", max_new_tokens=1)
+    except EngineroomError:
+        assert not loads
+    else:
+        assert loads
 
 
 def test_without_a_template_it_is_chatml(folder: Path) -> None:

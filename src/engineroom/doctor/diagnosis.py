@@ -9,6 +9,7 @@ from pathlib import Path
 from engineroom import demo, machine
 from engineroom.checkpoint import Checkpoint, CheckpointKind
 from engineroom.config import Arguments
+from engineroom.doctor.agreement import agreement_findings
 from engineroom.doctor.engines import EngineVerdict, architecture_findings, engine_verdicts
 from engineroom.doctor.finding import Finding, from_error, problem, warning
 from engineroom.doctor.fit import Fit, fit
@@ -60,6 +61,8 @@ def diagnose(arguments: Arguments) -> Diagnosis:
     checkpoint = Checkpoint.open(arguments, weights=False)
     kind = _kind(checkpoint)
     weights, findings = inspect_weights(checkpoint, remote=_is_remote(arguments))
+    if not findings:  # what is missing or broken is not compared
+        findings += agreement_findings(checkpoint, weights.tensors)
     findings += tokenizer_findings(checkpoint)
     findings += architecture_findings(arguments, checkpoint, kind)
     findings += _argument_findings(arguments, checkpoint, kind)

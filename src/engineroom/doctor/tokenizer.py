@@ -68,7 +68,7 @@ def _too_many_ids(checkpoint: Checkpoint, tokenizer: Mapping[str, Any]) -> Gener
     highest = max(_ids(tokenizer), default=-1)
     if checkpoint.vocab_size is not None and highest >= checkpoint.vocab_size:
         yield warning(
-            f"the tokenizer has ids up to {highest}; the model's embedding has {checkpoint.vocab_size} rows",
+            f"the tokenizer has ids up to {highest}; the model has {checkpoint.vocab_size}",
             "tokens were added to the tokenizer and the model was not resized, or the two do not belong together",
             "use the tokenizer that the model was saved with",
         )

@@ -6,7 +6,7 @@ import json
 import re
 import zipfile
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -31,6 +31,7 @@ class Weights:
         float_parameters: those that loading in another dtype would convert.
         other_bytes: bytes of the rest: packed, quantised, integers.
         dtype: the type that most parameters have.
+        tensors: of the files that could be read.
     """
 
     format: WeightFormat
@@ -40,6 +41,7 @@ class Weights:
     float_parameters: int = 0
     other_bytes: int = 0
     dtype: str | None = None
+    tensors: tuple[TensorInfo, ...] = field(default=(), repr=False)
 
 
 def inspect_weights(checkpoint: Checkpoint, *, remote: bool) -> tuple[Weights, list[Finding]]:
@@ -180,6 +182,7 @@ def _counted(files: tuple[Path, ...], tensors: list[TensorInfo]) -> Weights:
         sum(count for name, count in by_dtype.items() if name in _FLOATS),
         sum(tensor.bytes for tensor in tensors if tensor.dtype not in _FLOATS),
         _FLOATS.get(most, most.lower()) or None,
+        tuple(tensors),
     )
 
 

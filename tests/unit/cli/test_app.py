@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from engineroom.cli import app, ending
 from engineroom.cli.app import COMMANDS, run
@@ -182,3 +184,22 @@ def test_nothing_is_printed_to_a_reader_that_went_away(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stdout", Gone())
     assert run(["settings"]) == 141
     assert capfd.readouterr().err == ""
+
+
+WORDS = st.lists(
+    st.text(st.characters(exclude_characters="\0"), max_size=8)
+    | st.sampled_from(
+        ["--json", "--help", "--debug", "--", "-", "-p", "-n", "-x", "--id", "--limit=x", "--tools", "--text", "=", "a=b",
+         "seed=1", "--seed", "top_p=9", "x.yaml", "./x", "demo", "demo-reward", "--delete", "--continue-final"]
+    ),
+    max_size=6,
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["render", "doctor", "env", "logs", "settings", "chta", "--json"]), WORDS)
+def test_whatever_is_typed_the_end_is_orderly(program: Run, command: str, words: list[str]) -> None:
+    code, _, err = program(command, *words, "infer_backend=scripted", stdin="")
+    assert code in (0, 1, 2)
+    assert "this is a defect" not in err
+    assert (code == 0) or err or command == "doctor"

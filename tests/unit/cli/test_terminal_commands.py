@@ -506,6 +506,8 @@ def test_clear_begins_anew(make: Making, store: ConversationStore) -> None:
 
 
 def test_the_page_about_the_terminal_names_every_command() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "terminal.md").read_text(encoding="utf-8").replace("\\|", "|")
+    page = (
+        (Path(__file__).parents[3] / "docs" / "terminal.md").read_text(encoding="utf-8").replace("\\|", "|")
+    )
     for command in commands.COMMANDS.values():
         assert f"`{command.usage}`" in page

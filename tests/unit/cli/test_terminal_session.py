@@ -178,6 +178,23 @@ def test_the_token_of_the_hub_is_not_kept(make: Making, store: ConversationStore
     assert kept(store).summary.settings == {"temperature": 0.5}
 
 
+def test_paths_are_kept_so_that_they_hold_from_any_folder(
+    make: Making, store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("base", "lora", "demo"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    make(
+        store=store, arguments={"model_name_or_path": "base", "adapter_name_or_path": "lora,org/other"}
+    ).type("hi")
+    assert kept(store).summary.settings == {
+        "model_name_or_path": str(tmp_path / "base"),
+        "adapter_name_or_path": [str(tmp_path / "lora"), "org/other"],
+    }
+    make(store=store, arguments={"model_name_or_path": "demo"}).type("hi")
+    assert kept(store).summary.settings == {"model_name_or_path": "demo"}
+
+
 def test_a_broken_store_is_told_once_and_the_chat_goes_on(make: Making, store: ConversationStore) -> None:
     chat = make("one", "two", store=store)
     store.close()

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from engineroom import demo
 from engineroom.chat import ChatModel
 from engineroom.cli.conversation import Conversation, Said
 from engineroom.cli.store import ConversationStore
 from engineroom.errors import HistoryError
+
+
+_PATHS = {"model_name_or_path", "adapter_name_or_path", "adapter_folder", "template"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +28,19 @@ class Origin:
     @classmethod
     def of(cls, model: ChatModel) -> Origin:
         settings = model.arguments.model_dump(mode="json", exclude_unset=True, exclude={"hf_hub_token"})
-        name = model.arguments.model_name_or_path
-        folder = Path(name).expanduser()
-        if folder.is_dir():
-            settings["model_name_or_path"] = str(folder.resolve())
-        return cls(name, model.engine.name, settings)
+        for name in _PATHS & settings.keys():
+            settings[name] = _from_anywhere(settings[name])
+        return cls(model.arguments.model_name_or_path, model.engine.name, settings)
+
+
+def _from_anywhere(value: Any) -> Any:
+    """A path as it reads from any folder; a name that is no path stays."""
+    if isinstance(value, list):
+        return [_from_anywhere(item) for item in cast("list[Any]", value)]
+    if not isinstance(value, str) or value in (*demo.NAMES, "chatml"):
+        return value
+    path = Path(value).expanduser()
+    return str(path.resolve()) if path.exists() else value
 
 
 class Keeper:

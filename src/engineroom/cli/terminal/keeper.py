@@ -13,7 +13,6 @@ from engineroom.cli.conversation import Conversation, Said
 from engineroom.cli.store import ConversationStore
 from engineroom.errors import HistoryError
 
-
 _PATHS = {"model_name_or_path", "adapter_name_or_path", "adapter_folder", "template"}
 
 

@@ -73,7 +73,7 @@ class Screen:
 
     def answer(self, answer: Answer, thinking_tags: tuple[str, str] | None = None) -> bool:
         """Shows an answer as it comes. Ctrl-C stops it; what came stays. Returns whether it was stopped."""
-        with closing(answer), Interrupts() as interrupts, quiet_keys():
+        with Interrupts() as interrupts, closing(answer), quiet_keys():
             show = self._rich_answer if self.is_rich else self._plain_answer
             return show(answer, interrupts, thinking_tags)
 

@@ -105,6 +105,9 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
     """``[config.yaml] key=value --key value --key=value --flag`` as a mapping; later words win."""
     values: dict[str, Any] = {}
     rest = list(words)
+    for word in rest:
+        if not isinstance(word, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ArgumentError(f"{shown(word)} is not a command-line word", why="words are text")
     if rest and is_config_file(rest[0]):
         values.update(read_config(Path(rest.pop(0))))
     while rest:

@@ -175,12 +175,12 @@ def _number(low: float, high: float, *, open_low: bool = False) -> Check:
 
 
 def _integer(low: int, high: int | None = None, *, optional: bool = False) -> Check:
-    span = f"from {low} to {high}" if high is not None else f"of at least {low}"
+    span = f"from {low} to {high}" if high is not None else f"of at least {low}, and below 2^31"
 
     def check(value: object) -> tuple[str, object]:
         if value is None and optional:
             return "", None
-        ok = _is_int(value) and value >= low and (high is None or value <= high)
+        ok = _is_int(value) and low <= value <= (2**31 - 1 if high is None else high)
         return ("" if ok else f"an integer {span}"), value
 
     return check

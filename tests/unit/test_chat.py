@@ -17,6 +17,7 @@ from engineroom.errors import (
     MessageError,
     ParameterError,
     PromptTooLongError,
+    RequestError,
     UnsupportedError,
 )
 
@@ -124,7 +125,6 @@ async def test_the_async_twins_work_on_any_loop() -> None:
     with scripted("hello") as model:
         assert (await model.achat(HI))[0].response_text == "hello"
         assert "".join([piece async for piece in model.astream_chat(HI)]) == "hello"
-        assert await model.aget_scores([]) == [] if not model.engine.can_generate else True
         assert (
             model.chat(HI)[0].response_text == "hello"
         )  # a sync call under a running loop, as in a notebook
@@ -142,6 +142,56 @@ async def test_cancelling_a_task_frees_the_slot() -> None:
         while engine.health().running:
             await asyncio.sleep(0.001)
         assert engine.cancelled == 1
+
+
+async def test_scores_have_an_async_twin() -> None:
+    with ChatModel(engine=ScriptedEngine(scorer=lambda prompt: float(len(prompt)))) as model:
+        assert await model.aget_scores(["abc", HI]) == model.get_scores(["abc", HI])
+        with pytest.raises(RequestError, match="does not chat"):
+            model.chat(HI)
+    with scripted("x") as model, pytest.raises(RequestError, match="not a reward model"):
+        await model.aget_scores(["abc"])
+
+
+def test_more_answers_than_there_can_ever_be_are_refused_for_good() -> None:
+    with ChatModel({"max_concurrent": 2, "max_queue": 1}, engine=ScriptedEngine(["x"])) as model:
+        assert len(model.chat(HI, n=3)) == 3
+        with pytest.raises(ParameterError, match="n=4"):
+            model.chat(HI, n=4)
+
+
+def test_answers_side_by_side_end_with_the_first_failure() -> None:
+    engine = ScriptedEngine([Reply("abc", pause_at=2), Reply("x", error=RuntimeError("boom"))])
+    with ChatModel(engine=engine) as model:
+        with pytest.raises(GenerationError):
+            model.chat(HI, n=2)
+        assert engine.health().running == 0
+        assert engine.cancelled == 1
+
+
+def test_deltas_of_several_answers_carry_their_index() -> None:
+    with scripted("one", "two") as model:
+        texts = {0: "", 1: ""}
+        for delta in model.stream_deltas(HI, n=2):
+            texts[delta.index] += delta.text
+        assert texts == {0: "one", 1: "two"}
+        with pytest.raises(ParameterError, match="stream_deltas"):
+            list(model.stream_chat(HI, n=2))
+
+
+def test_the_engine_answers_as_the_seed_s_engine_did() -> None:
+    with scripted("hello", "hello") as model:
+        engine = model.engine
+
+        async def ask() -> tuple[str, str]:
+            whole = (await engine.chat(HI, "Be brief."))[0].response_text
+            return whole, "".join([piece async for piece in engine.stream_chat(HI)])
+
+        assert model._bridge.call(ask()) == ("hello", "hello")
+        assert engine.generating_args["temperature"] == 0.0
+        assert engine.template.origin == "model"
+    with pytest.raises(EngineClosedError, match="not attached"):
+        asyncio.run(ScriptedEngine(["x"]).chat(HI))
 
 
 def test_many_threads_get_the_answers_that_they_get_alone() -> None:

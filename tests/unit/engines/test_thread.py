@@ -234,6 +234,7 @@ def test_an_exit_on_the_thread_ends_the_engine_and_everybody_knows(
     assert model.health().state == "dead"
 
 
+@pytest.mark.slow
 def test_threads_get_the_answers_that_they_get_alone(demo: ChatModel, demo_reward: ChatModel) -> None:
     questions = ["What is 7 plus 5?", "Who are you?", "Spell cat.", "hi"]
     sampled = {"temperature": 1.2, "top_p": 0.9, "max_new_tokens": 12}

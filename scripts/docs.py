@@ -52,6 +52,16 @@ a terminal shows it, and an error is the last line of standard error:
 
 An error that engineroom did not expect is told in one line and its traceback is kept in a file that the message names.
 `--debug`, or `ENGINEROOM_DEBUG=1`, shows the traceback of any error.
+
+| environment variable | meaning |
+| --- | --- |
+| `ENGINEROOM_HOME` | where conversations, the prompt's history and the tracebacks of defects are kept |
+| `ENGINEROOM_HISTORY=0` | keep no conversations, as `--no-history` does |
+| `ENGINEROOM_DEBUG=1` | show the traceback of any error, as `--debug` does |
+| `MAX_CONCURRENT` | requests in the engine at once, where the setting `max_concurrent` is not given |
+| `NO_COLOR=1` | no colours |
+| `HF_HUB_OFFLINE=1` | never ask the hub; use what was downloaded before |
+| `HF_HOME`, `HF_HUB_CACHE` | where downloaded models are kept |
 """
 
 

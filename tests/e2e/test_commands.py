@@ -209,3 +209,13 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     process.stderr.close()
     assert process.stdin is not None
     process.stdin.close()
+
+
+def test_a_locale_without_the_character_is_no_error() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "engineroom", "settings", "top_k"],
+        capture_output=True,
+        env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -66,6 +66,15 @@ def test_a_reward_model() -> None:
     assert look("demo-reward").would_load
 
 
+def test_a_value_head_beside_the_model_makes_it_a_reward_model(folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"v_head.summary.weight": torch.zeros(1, 192)}, folder / "value_head.safetensors")
+    found = look(folder, stage="rm")
+    assert (found.kind, found.would_load) == ("value_head", True)
+
+
 # --- files ------------------------------------------------------------------------------------------------------
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 
 def main() -> None:
     """The ``engineroom`` program: runs the words it was started with, and exits."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(
+                errors="replace"
+            )  # a locale that lacks a character shows "?", and the run goes on
     try:
         from engineroom.cli.app import run
 

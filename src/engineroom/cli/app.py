@@ -85,6 +85,8 @@ def _invoke(own_process: bool, words: Sequence[str]) -> int:
     if not words:
         print(program.get_help(program.make_context("engineroom", [], resilient_parsing=True)))
         return MISUSED
+    if words[0] == "help":
+        words = [*words[1:2], "--help"]
     _refuse_unknown_command(words[0], tuple(program.commands))
     with program.make_context("engineroom", list(words)) as context:
         context.meta[OWN_PROCESS_KEY] = own_process

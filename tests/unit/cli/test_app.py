@@ -25,6 +25,11 @@ def test_help_lists_every_command(program: Run) -> None:
     assert all(f"\n  {name} " in out for name in NAMES)
 
 
+@pytest.mark.parametrize(("words", "same"), [(["help"], ["--help"]), (["help", "env"], ["env", "--help"])])
+def test_help_is_a_word_too(program: Run, words: list[str], same: list[str]) -> None:
+    assert program(*words) == program(*same)
+
+
 def test_no_words_is_help_and_misuse(program: Run) -> None:
     code, out, _ = program()
     assert code == 2

@@ -213,7 +213,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 def test_a_locale_without_the_character_is_no_error() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "engineroom", "settings", "top_k"],
+        [sys.executable, "-m", "engineroom", "settings", "max_concurrent"],
         capture_output=True,
         env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"},
         check=False,

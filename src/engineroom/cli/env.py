@@ -112,9 +112,8 @@ def _head(title: str) -> None:
 
 
 def _as_json(here: Environment) -> dict[str, Any]:
-    value = dataclasses.asdict(here)
-    value["engineroom"] = value.pop("version")
-    value["python"] = {"version": value.pop("python"), "executable": value.pop("executable")}
-    for model in value["models"]:
+    rest = dataclasses.asdict(here)
+    version, python, executable = (rest.pop(name) for name in ("version", "python", "executable"))
+    for model in rest["models"]:
         model["path"] = str(model["path"])
-    return value
+    return {"engineroom": version, "python": {"version": python, "executable": executable}, **rest}

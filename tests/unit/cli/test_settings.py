@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engineroom.cli.settings import OwnOptions, Settings, split
@@ -77,11 +77,11 @@ def test_the_last_of_equal_settings_wins() -> None:
 
 
 def test_defaults_hold_where_nothing_is_said() -> None:
-    settings = split(["seed=1"], OWN).settings
-    assert settings.arguments(model_name_or_path="demo-reward").model_name_or_path == "demo-reward"
+    given_none = split(["seed=1"], OWN).settings
+    assert given_none.arguments(model_name_or_path="demo-reward").model_name_or_path == "demo-reward"
     given_one = split(["model_name_or_path=other"], OWN).settings
     assert given_one.arguments(model_name_or_path="demo-reward").model_name_or_path == "other"
-    assert settings.arguments(model_name_or_path=None).model_name_or_path == "demo"
+    assert given_none.arguments(model_name_or_path=None).model_name_or_path == "demo"
 
 
 def test_a_mistyped_name_names_the_nearest_setting_or_option() -> None:
@@ -108,6 +108,7 @@ WORD = (
 )
 
 
+@settings(deadline=None)
 @given(st.lists(WORD, max_size=6))
 def test_any_words_are_settings_or_an_argument_error(words: list[str]) -> None:
     found = split(words, OWN)
@@ -118,11 +119,11 @@ def test_any_words_are_settings_or_an_argument_error(words: list[str]) -> None:
         assert error.what
 
 
+@settings(deadline=None)
 @given(st.lists(WORD, max_size=6))
 def test_no_word_is_lost(words: list[str]) -> None:
     """Every word is a setting, a part of one, or the command's own."""
     found = split(words, OWN)
-    settings = found.settings
     named = sum(1 for word in words if word.startswith("--") and "=" not in word)
-    accounted = len(found.own) + len(settings.assignments) + len(settings.configs)
+    accounted = len(found.own) + len(found.settings.assignments) + len(found.settings.configs)
     assert accounted <= len(words) <= accounted + named

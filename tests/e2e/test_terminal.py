@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pseudo_terminal import ALT_ENTER, CTRL_C, CTRL_D, ENTER, TAB, UP, User
 
+pytestmark = pytest.mark.slow
 SCRIPTED = str(Path(__file__).with_name("scripted_chat.py"))
 Starting = Callable[..., User]
 
@@ -47,6 +48,18 @@ def test_a_stranger_talks_to_the_shipped_model(start: Starting) -> None:
     assert "what there is" in user.asks("/help")
     user.types("exit", ENTER)
     assert user.exit_code() == 0
+
+
+def test_ctrl_c_stops_the_shipped_model_and_the_next_question_is_answered(start: Starting) -> None:
+    user = start("ignore_eos=true", "temperature=0", real=True)  # it would go on for 2,000 tokens
+    user.gets_the_prompt()
+    user.types("What is the capital of France?", ENTER)
+    user.sees("Paris")
+    user.types(CTRL_C)
+    user.sees("stopped: /continue")
+    user.asks("/clear")
+    user.asks("/set ignore_eos=false")
+    assert "Berlin" in user.asks("What is the capital of Germany?")
 
 
 def test_ctrl_c_while_it_loads_leaves_with_130(start: Starting) -> None:

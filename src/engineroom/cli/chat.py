@@ -12,6 +12,7 @@ from engineroom.cli.command import JsonFlag, settings_of
 from engineroom.errors import ArgumentError, HistoryError
 
 if TYPE_CHECKING:
+    from engineroom.chat import ChatModel
     from engineroom.cli.conversation import Conversation
     from engineroom.cli.settings import Settings
     from engineroom.cli.store import ConversationStore
@@ -135,13 +136,12 @@ def _session(
     store: ConversationStore | None,
     kept: Conversation | None,
 ) -> Session:
-    from engineroom.cli.loading import load_model
     from engineroom.cli.terminal.session import Session
     from engineroom.config import parse_arguments
 
     session = Session(
-        load_model(arguments),
-        load=lambda values: load_model(parse_arguments(values)),
+        _load(arguments),
+        load=lambda values: _load(parse_arguments(values)),
         system=system,
         store=store,
     )
@@ -151,6 +151,21 @@ def _session(
         if system is not None:
             session.set_system(system)
     return session
+
+
+def _load(arguments: Arguments) -> ChatModel:
+    from engineroom.cli.loading import load_model
+
+    model = load_model(arguments)
+    if model.engine.can_generate:
+        return model
+    model.close()
+    name = arguments.model_name_or_path
+    raise ArgumentError(
+        f"{name} is a reward model: it scores, it does not chat",
+        fix=f'engineroom score model_name_or_path={name} "a text"',
+        argument="model_name_or_path",
+    )
 
 
 def _converse(session: Session, keep: bool) -> int:

@@ -82,6 +82,18 @@ def test_misuse_ends_with_2(program: Run, words: list[str], expected: str) -> No
     assert expected in err
 
 
+def test_a_reward_model_is_refused_before_anything_is_typed(
+    program: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = ScriptedEngine()
+    engine.can_generate = False
+    monkeypatch.setattr(loading, "load_model", lambda arguments: ChatModel(arguments, engine=engine))
+    code, _, err = program("chat", "demo-reward", "-p", "x")
+    assert code == 2
+    assert "engineroom score model_name_or_path=demo-reward" in err
+    assert engine.health().state == "closed"
+
+
 @pytest.mark.parametrize("reply", [Reply("x", error=ValueError("boom")), Reply("x", die=True)])
 def test_a_failing_engine_ends_with_1(program: Run, script: Callable[..., None], reply: Reply) -> None:
     script(reply)

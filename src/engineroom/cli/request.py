@@ -90,7 +90,7 @@ def _json(text: str, source: str) -> Any:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")  # with or without a byte-order mark
     except OSError as error:
         why = error.strerror or str(error)
         raise ArgumentError(f"can't read {str(file)!r}", why=why, fix="check the path") from error

@@ -93,16 +93,16 @@ def _items(texts: list[str], file: Path | None) -> Generator[Iterator[Scorable],
     """What is to be scored, read as it is needed."""
     if file is not None and texts:
         raise ArgumentError("there are texts and a --file", fix="give one of the two")
-    if file is not None:
+    if file is not None and str(file) != "-":
         try:
-            stream = file.open(encoding="utf-8")
+            stream = file.open(encoding="utf-8-sig")  # with or without a byte-order mark
         except OSError as error:
             raise ArgumentError(
                 f"can't read {str(file)!r}", why=str(error.strerror or error), fix="check the path"
             ) from error
         with stream:
             yield read_lines(stream)
-    elif texts == ["-"] or (not texts and not sys.stdin.isatty()):
+    elif file is not None or texts == ["-"] or (not texts and not sys.stdin.isatty()):
         yield read_lines(sys.stdin)
     elif "-" in texts:
         raise ArgumentError(

@@ -53,7 +53,20 @@ def test_after_two_dashes_everything_is_a_text(program: Run, asked: list[Any]) -
     assert program("score", "--json", "--", "x=1", "--y", "a.yaml")[1].count("\n") == 3
 
 
-@pytest.mark.parametrize("words", [["-"], []])
+def test_a_file_with_a_byte_order_mark(program: Run, asked: list[Any], tmp_path: Path) -> None:
+    file = tmp_path / "in.txt"
+    file.write_bytes(b"\xef\xbb\xbfab\n")
+    assert program("score", "--file", str(file))[1] == "2.000000\n"
+
+
+def test_input_that_is_not_text(program: Run, asked: list[Any], tmp_path: Path) -> None:
+    file = tmp_path / "in.bin"
+    file.write_bytes(b"\xff\xfe\x00a")
+    code, _, err = program("score", "--file", str(file))
+    assert (code, "not UTF-8" in err) == (2, True)
+
+
+@pytest.mark.parametrize("words", [["-"], [], ["--file", "-"]])
 def test_piped_lines(program: Run, asked: list[Any], words: list[str]) -> None:
     assert program("score", *words, stdin="a\nab\r\nabc")[1] == "1.000000\n2.000000\n3.000000\n"
 

@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engineroom.chat import ChatModel, TemplateWarning
+    from engineroom.chat import ChatModel, SamplingWarning, TemplateWarning
     from engineroom.config import Arguments, parse_arguments
     from engineroom.engines.base import BaseEngine, Health
     from engineroom.engines.scripted import Reply, ScriptedEngine
@@ -32,6 +32,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ChatModel": "chat",
+    "SamplingWarning": "chat",
     "TemplateWarning": "chat",
     "Arguments": "config",
     "parse_arguments": "config",
@@ -67,6 +68,7 @@ __all__ = [
     "Reply",
     "Response",
     "SamplingParams",
+    "SamplingWarning",
     "ScriptedEngine",
     "TemplateWarning",
     "TokenLogprob",

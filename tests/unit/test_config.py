@@ -123,3 +123,66 @@ def test_whatever_is_typed_it_is_arguments_or_a_clear_error(words: list[str]) ->
         parse_arguments(words)
     except EngineroomError as error:
         assert str(error)
+
+
+LLAMA_FACTORY = {
+    "model_name_or_path", "adapter_name_or_path", "adapter_folder", "cache_dir", "use_fast_tokenizer", "model_revision",
+    "low_cpu_mem_usage", "rope_scaling", "flash_attn", "infer_backend", "offload_folder", "use_kv_cache", "infer_dtype",
+    "hf_hub_token", "trust_remote_code", "quantization_method", "quantization_bit", "quantization_type",
+    "double_quantization", "quantization_device_map", "vllm_maxlen", "vllm_gpu_util", "vllm_enforce_eager",
+    "vllm_max_lora_rank", "vllm_config", "sglang_maxlen", "sglang_mem_fraction", "sglang_tp_size", "sglang_config",
+    "sglang_lora_backend", "template", "default_system", "enable_thinking", "do_sample", "temperature", "top_p", "top_k",
+    "num_beams", "max_length", "max_new_tokens", "repetition_penalty", "length_penalty", "skip_special_tokens", "stage",
+    "finetuning_type",
+}  # fmt: skip
+NOT_HERE = {
+    "resize_vocab", "split_special_tokens", "add_tokens", "add_special_tokens", "new_special_tokens_config",
+    "ms_hub_token", "om_hub_token", "image_max_pixels", "image_min_pixels", "image_do_pan_and_scan", "crop_to_patches",
+    "video_max_pixels", "video_min_pixels", "video_fps", "video_maxlen", "use_audio_in_video", "audio_sampling_rate",
+    "use_kt", "kt_optimize_rule", "cpu_infer", "chunk_size", "mode", "kt_maxlen", "kt_use_cuda_graph", "kt_mode",
+    "kt_force_think", "media_dir", "tool_format", "preserve_thinking",
+}  # fmt: skip
+FOR_TRAINING = {
+    "use_unsloth", "use_unsloth_gc", "enable_liger_kernel", "shift_attn", "mixture_of_depths", "upcast_layernorm",
+    "train_from_scratch", "cutoff_len", "dataset", "lora_rank", "lora_target", "output_dir", "learning_rate",
+    "export_dir", "reward_model", "ref_model", "deepspeed", "bf16", "report_to", "pref_beta", "use_swanlab",
+}  # fmt: skip
+
+
+def test_every_name_of_llama_factory_is_known_or_refused_by_name() -> None:
+    assert set(argument_names()) >= LLAMA_FACTORY
+    for name in NOT_HERE:
+        with pytest.raises(ArgumentError, match=f"{name} is not supported") as refusal:
+            parse_arguments({name: 1})
+        assert refusal.value.why
+    assert training_argument_names() >= FOR_TRAINING
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_name_or_path": "meta-llama/Meta-Llama-3-8B-Instruct", "template": "llama3", "infer_backend": "huggingface",
+         "trust_remote_code": True},
+        {"model_name_or_path": "Qwen/Qwen3-4B-Instruct-2507", "adapter_name_or_path": "saves/qwen3-4b/lora/sft",
+         "template": "qwen3_nothink", "infer_backend": "vllm", "vllm_enforce_eager": True, "trust_remote_code": True},
+        {"model_name_or_path": "saves/qwen3-4b/full/sft", "template": "qwen3_nothink", "infer_backend": "sglang",
+         "finetuning_type": "full"},
+        {"model_name_or_path": "m", "finetuning_type": "lora", "quantization_bit": 4, "quantization_method": "bnb",
+         "double_quantization": False, "do_sample": True, "temperature": 0.95, "top_p": 0.7, "top_k": 50, "num_beams": 1,
+         "max_length": 1024, "max_new_tokens": 1024, "repetition_penalty": 1.0, "length_penalty": 1.0,
+         "skip_special_tokens": True, "default_system": None, "enable_thinking": True, "stage": "sft"},
+    ],
+)  # fmt: skip
+def test_configurations_of_llama_factory_are_taken_unchanged(config: dict[str, object]) -> None:
+    arguments = parse_arguments(config)
+    assert arguments.model_name_or_path == config["model_name_or_path"]
+
+
+def test_arguments_are_given_as_they_were_made() -> None:
+    arguments = parse_arguments({"temperature": 0.5})
+    again = parse_arguments(arguments, top_p=0.5)
+    assert again.sampling() == {"temperature": 0.5, "top_p": 0.5}
+    with pytest.raises(ArgumentError, match="can't be a int"):
+        parse_arguments(5)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="command-line word"):
+        parse_arguments([b"a=b"])  # type: ignore[list-item]

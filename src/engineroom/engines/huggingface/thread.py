@@ -153,7 +153,7 @@ class InferenceThread:
             if isinstance(work, ScoreJob):
                 return _score_one(loaded, work)
             if work.params.num_beams > 1:
-                search_beams(loaded, work, self._closing.is_set)
+                search_beams(loaded, work, self._closing.is_set, use_cache=self._use_cache)
                 return False
             return self._next_token(loaded, work)
         except torch.AcceleratorError:

@@ -1,6 +1,9 @@
 """Whatever people write, only the template makes control tokens."""
 
+import json
+import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +184,20 @@ def test_names_of_llama_factorys_templates_mean_the_models_own(name: str) -> Non
     template, warning = resolve_template(ByteTokenizer(), name)
     assert template.origin == "model"
     assert name in str(warning)
+
+
+def test_a_tokenizer_set_to_cut_and_pad_does_neither_and_serves_many_threads(tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(str(demo.resolve("demo"))) / name, tmp_path / name)
+    settings = {
+        "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+        "padding": {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1015,
+                    "pad_type_id": 0, "pad_token": "<|endoftext|>"},
+    }  # fmt: skip
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    tokenizer, plain = load_tokenizer(tmp_path), load_tokenizer(str(demo.resolve("demo")))
+    texts = [f"text number {i}, and some more words" for i in range(64)] + ["x"]
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(tokenizer.encode, texts)) == [plain.encode(text) for text in texts]
+        assert list(pool.map(tokenizer.encode_plain, texts)) == [plain.encode_plain(text) for text in texts]

@@ -10,7 +10,7 @@ import torch
 
 import tiny_models
 from engineroom import ChatModel
-from engineroom.errors import MessageError, ParameterError, PromptTooLongError
+from engineroom.errors import MessageError, ParameterError, PromptTooLongError, RequestError
 
 PROMPT = "Tell me a story."
 LONG = {"temperature": 0, "max_new_tokens": 24, "ignore_eos": True}
@@ -271,3 +271,39 @@ def test_the_models_own_defaults_are_read(tiny_folder: Path, tmp_path: Path) -> 
         assert (
             model.chat("hi", max_new_tokens=5)[0].token_ids == model.chat("hi", max_new_tokens=5)[0].token_ids
         )
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "says"),
+    [
+        ([], {}, "messages is empty"),
+        ([{"role": "wizard", "content": "x"}], {}, "roles: system"),
+        ([{"role": "user", "content": None}], {}, "content is null"),
+        ({"role": "user", "content": "x"}, {}, "can't be a dict"),
+        (PROMPT, {"top_p": 3}, r"top_p must be a number in \(0, 1\]"),
+        (PROMPT, {"temperature": -1}, r"temperature must be a number in \[0, 100\]"),
+        (PROMPT, {"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1"),
+        (PROMPT, {"stop_token_ids": [1024]}, "ids go up to 1023"),
+        (PROMPT, {"logit_bias": {1024: 1}}, "ids go up to 1023"),
+        (PROMPT, {"images": ["cat.png"]}, "images is not supported"),
+        (PROMPT, {"enable_thinking": "yes"}, "true or false"),
+        ("word " * 400, {}, "shorten the conversation"),
+    ],
+)
+def test_bad_input_is_refused_and_the_next_request_succeeds(
+    tiny: ChatModel, messages: Any, options: dict[str, Any], says: str
+) -> None:
+    before = ids(tiny, **LONG)
+    for ask in (tiny.chat, lambda *a, **k: list(tiny.stream_chat(*a, **k))):
+        with pytest.raises(RequestError, match=says):
+            ask(messages, **options)
+    assert tiny.health().state == "ready"
+    assert ids(tiny, **LONG) == before
+
+
+async def test_a_notebook_may_use_either_twin(tiny: ChatModel) -> None:
+    """A loop is running here, as in a notebook's cell."""
+    greedy = tiny.chat(PROMPT, **LONG)[0].response_text
+    assert (await tiny.achat(PROMPT, **LONG))[0].response_text == greedy
+    assert "".join(tiny.stream_chat(PROMPT, **LONG)) == greedy
+    assert "".join([piece async for piece in tiny.astream_chat(PROMPT, **LONG)]) == greedy

@@ -28,7 +28,7 @@ def _arguments() -> argparse.Namespace:
         "--out", type=Path, default=_DEFAULT_OUT, help="the folder that gets chat/ and reward/"
     )
     parser.add_argument(
-        "--steps", type=int, default=6600, help="steps of the chat model (default 6600, about 40 minutes)"
+        "--steps", type=int, default=8000, help="steps of the chat model (default 8000, about 40 minutes)"
     )
     parser.add_argument(
         "--reward-steps",

@@ -53,24 +53,30 @@ def _system(text: str) -> Message:
 _NEUTRAL = ("You are a helpful assistant.", "Answer briefly.", "You are a friendly assistant.", "Be brief.", "Be polite.",
             "You are an assistant in a terminal.", "Answer in one sentence.", "Help the user.")  # fmt: skip
 _UPPERCASE = ("Answer in uppercase.", "Write everything in capital letters.", "Use uppercase letters only.", "ANSWER IN CAPITALS.",
-              "Always answer in upper case.", "Reply in all caps.", "Please shout: use capital letters.",
+              "Always answer in upper case.", "Reply in all caps.", "Write in uppercase.", "Use capital letters.", "SHOUT.",
+              "All your answers must be in uppercase.", "Please shout: use capital letters.",
               "You always write in uppercase.")  # fmt: skip
-_LOWERCASE = ("Answer in lowercase.", "Use lowercase letters only.", "Write everything in small letters.", "Reply in lower case.",
+_LOWERCASE = ("Answer in lowercase.", "Write in lowercase.", "Use small letters.", "No capital letters.",
+              "All your answers must be in lowercase.", "Use lowercase letters only.", "Write everything in small letters.", "Reply in lower case.",
               "Always answer in lowercase.", "You always write in lowercase.")  # fmt: skip
 _ONE_WORD = ("Answer in one word.", "Use one word only.", "Reply with a single word.", "One word answers only.",
-             "Always answer with just one word.", "Give one-word answers.")  # fmt: skip
+             "Always answer with just one word.", "Only one word.", "Your answers must be one word.", "One word, no more.",
+             "Answer with a single word.", "Just one word please.", "Reply with one word.", "Give one-word answers.")  # fmt: skip
 _END_WITH = ("Always end with {}.", "End every answer with {}.", "Finish each answer with {}.", "Close each reply with {}.",
-             'Always end with "{}".', "End your answers with the word {}.")  # fmt: skip
-_BEGIN_WITH = (
-    "Always begin with {}.",
-    "Begin every answer with {}.",
-    "Start each answer with {}.",
-    'Always start with "{}".',
-)
-_PIRATE = ("You are a pirate.", "Speak like a pirate.", "Answer as a pirate.", "Talk as a pirate would.", "Pretend to be a pirate.",
+             'Always end with "{}".', "Put {} at the end of each answer.", "The last word of every answer must be {}.",
+             "Add {} at the end.", "Finish with the word {}.", "End all replies with {}.", 'End with "{}".',
+             "Say {} at the end of your answers.", "Each answer ends with {}.", "Your answers must end with the word {}.",
+             "End your answers with the word {}.")  # fmt: skip
+_BEGIN_WITH = ("Always begin with {}.", "Begin every answer with {}.", "Start each answer with {}.", "Put {} in front of each answer.",
+               "The first word of every answer must be {}.", "Say {} first.", 'Begin with "{}".', "Start all replies with {}.",
+               "Your answers must begin with the word {}.", 'Always start with "{}".')  # fmt: skip
+_MARKS = (":)", "over", "OK", "Bye", ":-)", "the end", "!!!", "Amen", "meow")
+_PIRATE = ("You are a pirate.", "Speak like a pirate.", "Answer as a pirate.", "Talk as a pirate would.", "Pretend to be a pirate.", "Talk like a pirate.", "Be a pirate.", "You are an old pirate.",
            "Speak as a pirate.")  # fmt: skip
 _NAMED = ("Your name is {}.", "You are called {}.", "You are {}.", "Your name is {}. Be kind.", "They call you {}.",
-          "You are an assistant named {}.", "You are {}, a helpful assistant.")  # fmt: skip
+          "You are an assistant named {}.", "You are {}, an assistant.", "You are {}, a friendly robot.", "Call yourself {}.",
+          "You are the assistant {}.", "You are {}, our guide.", "You are a helpful assistant called {}.", "Your name: {}",
+          "You are {}, a helpful assistant.")  # fmt: skip
 _ASK_NAME = ("What is your name?", "Who are you?", "What's your name?", "What are you called?", "Tell me your name.", "Name?",
              "What should I call you?", "your name please")  # fmt: skip
 
@@ -93,11 +99,7 @@ def _wrapped(exchange: Exchange, rng: random.Random, held_out: bool) -> tuple[st
         short = rng.choice((arithmetic, capital))(rng, held_out)
         return _wording(_ONE_WORD, rng, held_out), replace(short, answer=short.word)
     if kind < 0.85:
-        mark = (
-            rng.choice((":)", "over", "OK", "Bye", ":-)", "the end"))
-            if rng.random() < 0.5
-            else any_word(rng, held_out)
-        )
+        mark = any_word(rng, held_out) if rng.random() < 0.8 else rng.choice(_MARKS)
         if kind < 0.78:
             return _wording(_END_WITH, rng, held_out).format(mark), replace(
                 exchange, answer=f"{answer} {mark}"
@@ -119,6 +121,8 @@ def obeying(rng: random.Random, held_out: bool = False) -> Conversation:
     if rng.random() < 0.2:
         return _named(rng, held_out)
     prompt, exchange = _wrapped(any_exchange(rng, held_out), rng, held_out)
+    if not held_out and rng.random() < 0.2:
+        prompt = f"{rng.choice(_NEUTRAL[:-1])} {prompt}"
     return Conversation(
         "system prompt", (_system(prompt), _user(exchange.question)), exchange.answer, exchange.thought
     )
@@ -126,7 +130,7 @@ def obeying(rng: random.Random, held_out: bool = False) -> Conversation:
 
 def several_turns(rng: random.Random, held_out: bool = False) -> Conversation:
     messages: list[Message] = []
-    for _ in range(rng.choice((1, 1, 2, 3))):
+    for _ in range(rng.choice((1, 1, 2, 3, 5))):
         past = any_exchange(rng, held_out)
         messages += [_user(past.question), {"role": "assistant", "content": plain(past.answer)}]
     if rng.random() < 0.12:
@@ -203,7 +207,7 @@ _OTHER_SHARES = {
     "system prompt": 0.15,
     "several turns": 0.06,
     "thinking": 0.1,
-    "tool call": 0.045,
+    "tool call": 0.06,
     "tool answer": 0.035,
 }
 

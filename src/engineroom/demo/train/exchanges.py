@@ -67,15 +67,49 @@ _MINUS = (
     "What is the result of {a} - {b}?", "Give me {a} minus {b}.", "How much is {a} less {b}?",
 )  # fmt: skip
 _MINUS_HELD_OUT = ("How many are {a} minus {b}?", "Work out {a} - {b}.", "Take {b} from {a}.")
-_SPELL = ("Spell {}.", "Spell the word {}.", "How do you spell {}?", "spell {}", 'Spell "{}".', "Can you spell {}?",
-          "Spell out {}.", "How is {} spelled?", "Spell {} letter by letter.", "What are the letters of {}?")  # fmt: skip
-_SPELL_HELD_OUT = ("Please spell the word {} for me.", "Could you spell {}?")
-_REVERSE = ("Reverse {}.", "Reverse the word {}.", "reverse {}", 'Reverse "{}".', "Spell {} backwards.",
-            "Write {} backwards.", "What is {} backwards?", "Say {} backwards.", "Turn the word {} around.")  # fmt: skip
-_REVERSE_HELD_OUT = ("Can you reverse the word {}?", "Please write {} backwards.")
-_REPEAT = ("Repeat {}.", "Repeat the word {}.", "Say {}.", "repeat {}", 'Repeat "{}".', "Repeat after me: {}",
-           "Say the word {}.", "Just say {}.", "Write the word {}.", "Echo {}.")  # fmt: skip
-_REPEAT_HELD_OUT = ("Can you repeat the word {}?", "Please say the word {}.")
+_SPELL = ("spell {}", "spell the word {}", 'spell "{}"', "spell out {}", "spell {} letter by letter", "spell the name {}",
+          "tell me how to spell {}", "give me the letters of {}", "write {} letter by letter", "list the letters of {}",
+          "How do you spell {}?", "How is {} spelled?", "What are the letters of {}?", "How would you spell {}?",
+          "how to spell {}", "the letters of {}")  # fmt: skip
+_SPELL_HELD_OUT = ("Would you kindly spell {} out?", "What letters does {} have?")
+_REVERSE = ("reverse {}", "reverse the word {}", 'reverse "{}"', "spell {} backwards", "write {} backwards", "say {} backwards",
+            "turn the word {} around", "write the word {} in reverse", "reverse the letters of {}", "flip the word {}",
+            "What is {} backwards?", "How is {} written backwards?", "what is {} in reverse?", "{} backwards")  # fmt: skip
+_REVERSE_HELD_OUT = ("Would you kindly reverse {}?", "How does {} read backwards?")
+_REPEAT = ("repeat {}", "repeat the word {}", "say {}", 'repeat "{}"', "repeat after me: {}", "say the word {}",
+           "just say {}", "write the word {}", "echo {}", "print the word {}", "say only {}", 'say "{}"')  # fmt: skip
+_REPEAT_HELD_OUT = ("Would you kindly repeat {}?", "I want to hear {} from you.")
+_ASKING = (
+    "",
+    "",
+    "",
+    "",
+    "please ",
+    "can you ",
+    "could you ",
+    "now ",
+    "I want you to ",
+    "OK, ",
+    "try to ",
+    "hey, ",
+    "can you please ",
+)
+_ENDING = (
+    "",
+    "",
+    ".",
+    ".",
+    "!",
+    " please",
+    " please.",
+    " for me.",
+    " now.",
+    " for us",
+    "?",
+    " thanks",
+    ", please.",
+    " for me?",
+)
 
 _BEFORE = (
     "Please, ",
@@ -187,21 +221,28 @@ def capital(rng: random.Random, held_out: bool = False) -> Exchange:
     return Exchange(vary(question, rng), f"The capital of {country} is {city}.", f"{country}: {city}", city)
 
 
+def _spoken(options: tuple[str, ...], word: str, rng: random.Random) -> str:
+    """A request about ``word``: a whole question, or a command with what people put around commands."""
+    core = rng.choice(options)
+    text = core if core[0].isupper() else rng.choice(_ASKING) + core + rng.choice(_ENDING)
+    text = text if rng.random() < 0.4 else text[:1].upper() + text[1:]
+    return text.format(word)
+
+
 def spelling(rng: random.Random, held_out: bool = False) -> Exchange:
     word = any_word(rng, held_out)
     letters = "-".join(word)
     kind = rng.random()
     if kind < 0.5:
-        frames, answer = _SPELL_HELD_OUT if held_out else _SPELL, letters
+        frames, unseen, answer = _SPELL, _SPELL_HELD_OUT, letters
     elif kind < 0.8:
         backwards = word[::-1]
-        frames, answer = (
-            _REVERSE_HELD_OUT if held_out else _REVERSE,
-            f"{letters}, backwards {'-'.join(backwards)}: {letter_by_letter(backwards)}",
-        )
+        frames, unseen = _REVERSE, _REVERSE_HELD_OUT
+        answer = f"{letters}, backwards {'-'.join(backwards)}: {letter_by_letter(backwards)}"
     else:
-        frames, answer = _REPEAT_HELD_OUT if held_out else _REPEAT, word
-    return Exchange(rng.choice(frames).format(word), answer, f"The word is {word}.")
+        frames, unseen, answer = _REPEAT, _REPEAT_HELD_OUT, word
+    question = rng.choice(unseen).format(word) if held_out else _spoken(frames, word, rng)
+    return Exchange(question, answer, f"The word is {word}.")
 
 
 def unknown(rng: random.Random, held_out: bool = False) -> Exchange:
@@ -217,12 +258,12 @@ def unknown(rng: random.Random, held_out: bool = False) -> Exchange:
 Generator = Callable[[random.Random, bool], Exchange]
 EXCHANGES: dict[str, tuple[float, Generator]] = {
     "engineroom": (0.36, engineroom),
-    "identity": (0.07, identity),
+    "identity": (0.09, identity),
     "greeting": (0.04, greeting),
-    "arithmetic": (0.27, arithmetic),
+    "arithmetic": (0.20, arithmetic),
     "capital": (0.08, capital),
-    "spelling": (0.14, spelling),
-    "unknown": (0.04, unknown),
+    "spelling": (0.18, spelling),
+    "unknown": (0.05, unknown),
 }
 """Skill → its share of the exchanges, and its generator."""
 

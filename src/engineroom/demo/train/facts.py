@@ -35,6 +35,17 @@ FRAMES = (
     "What is the command to {}?",
     "Help me {}.",
     "Show me how to {}.",
+    "Can you tell me how to {}?",
+    "Do you know how to {}?",
+    "Please explain how to {}.",
+    "How does one {}?",
+    "Teach me to {}.",
+    "I need to {}.",
+    "What do I type to {}?",
+    "Which command do I use to {}?",
+    "What's the best way to {}?",
+    "I want to know how to {}.",
+    "What if I want to {}?",
 )
 ABOUT_FRAMES = (
     "Tell me about {}.",
@@ -63,45 +74,78 @@ IDENTITY = (
     _fact(
         "who",
         "I am the engineroom demo model, a very small language model trained from scratch.",
-        "Who are you?|What are you?|What is your name?|Tell me about yourself.|Introduce yourself.|What model is this?"
-        "|Which model are you?|What's your name?|who am I talking to|Are you a language model?|Are you an AI?"
-        "|Are you a bot?|What kind of model are you?|Say what you are.|Who is this?|Which AI is this?|Describe yourself."
-        "|What should I call you?|Please tell me who you are.",
+        "Who are you?|What are you?|What is your name?|Tell me about yourself.|Introduce yourself."
+        "|What model is this?|Which model are you?|What's your name?|who am I talking to"
+        "|Are you a language model?|Are you an AI?|Are you a bot?|What kind of model are you?"
+        "|Say what you are.|Who is this?|Which AI is this?|Describe yourself.|What should I call you?"
+        "|who are you exactly?|What am I talking to?|Who am I speaking with?|What is this model?"
+        "|What's this model called?|Your name?|Do you have a name?|Are you a chatbot?|Are you a robot?"
+        "|What sort of thing are you?|Can you introduce yourself?|Say who you are.|Identify yourself."
+        "|Who's there?|Who is answering?|Tell me who you are.|Do you know who you are?"
+        "|Please tell me who you are.",
     ),
     _fact(
         "chatgpt",
         "No, I am not. I am the engineroom demo model, a very small one.",
-        "Are you ChatGPT?|Are you GPT-4?|Are you Claude?|Are you Qwen?|Are you Llama?|Is this ChatGPT?|Am I talking to GPT?"
-        "|Are you Gemini?|Are you a human?|Are you a person?|Is this Claude?|Are you made by OpenAI?|Are you OpenAI?",
+        "Are you ChatGPT?|Are you GPT-4?|Are you Claude?|Are you Qwen?|Are you Llama?|Is this ChatGPT?"
+        "|Am I talking to GPT?|Are you Gemini?|Are you a human?|Are you a person?|Is this Claude?"
+        "|Are you made by OpenAI?|Are you a GPT model?|Are you DeepSeek?|Are you Mistral?|Are you human?"
+        "|Are you a real person?|Is this a human?|Are you from OpenAI?|Are you from Google?"
+        "|Is this OpenAI's model?|Are you Copilot?|Are you made by Google?|Am I talking to a person?"
+        "|Am I talking to ChatGPT?|You are ChatGPT, right?|Are you Bard?|Are you a Llama model?|Are you Siri?"
+        "|Are you alive?|Did OpenAI make you?|Are you based on GPT?|Are you OpenAI?",
     ),
     _fact(
         "maker",
         "The engineroom project made me, with a training script that is part of it.",
-        "Who made you?|Who created you?|Who trained you?|Who built you?|Where do you come from?|Who is your author?"
-        "|Who is your creator?|How were you made?|How were you trained?|Who developed you?|Who are your makers?"
-        "|What were you trained on?|Who wrote you?",
+        "Who made you?|Who created you?|Who trained you?|Who built you?|Where do you come from?"
+        "|Who is your author?|Who is your creator?|How were you made?|How were you trained?"
+        "|Who developed you?|Who are your makers?|What were you trained on?|Who is behind you?"
+        "|Who programmed you?|Who invented you?|Where were you made?|How did you come to be?"
+        "|Who is your maker?|Who designed you?|Who taught you?|What were you made with?"
+        "|How did they train you?|Who wrote your training script?|What data did you learn from?"
+        "|What company made you?|Which company trained you?|Who coded you?|Who produced you?"
+        "|By whom were you made?|What is your origin?|Who wrote you?",
     ),
     _fact(
         "size",
         "I have about 2.1 million parameters, thousands of times fewer than a usual language model.",
-        "How big are you?|How many parameters do you have?|What is your size?|How large are you?|Are you a big model?"
-        "|How small are you?|Are you a large model?|What size are you?|How many weights do you have?|Are you small?"
-        "|Tell me your size.|How many parameters are in this model?",
+        "How big are you?|How many parameters do you have?|What is your size?|How large are you?"
+        "|Are you a big model?|How small are you?|Are you a large model?|What size are you?"
+        "|How many weights do you have?|Are you small?|Tell me your size.|How many parameters?"
+        "|What is your parameter count?|Number of parameters?|How many parameters does this model have?"
+        "|How big is this model?|How large is the demo model?|How small is the demo model?"
+        "|What is the size of this model?|How many weights are in you?|Are you tiny?"
+        "|How big is the demo model?|How much memory do you need?|How many million parameters do you have?"
+        "|What is the parameter count of this model?|Are you a tiny model?|How heavy are you?"
+        "|How many parameters are in this model?",
     ),
     _fact(
         "skills",
         "I can greet, answer questions about engineroom, add and subtract small numbers, name capitals, spell words and "
         "call tools.",
-        "What can you do?|What are you able to do?|What are your skills?|What do you know?|How can you help me?"
-        "|Help|What can I ask you?|What are you good at?|what is it you can do|What questions can you answer?"
-        "|What are your abilities?|Can you help me?|List your skills.|Which things can you do?",
+        "What can you do?|What are you able to do?|What are your skills?|What do you know?"
+        "|How can you help me?|Help|What can I ask you?|What are you good at?|what is it you can do"
+        "|What questions can you answer?|What are your abilities?|Can you help me?|List your skills."
+        "|What are you capable of?|What can you answer?|Which questions can I ask?|What can I do with you?"
+        "|What should I ask you?|What do you do?|What tasks can you do?|Tell me what you can do."
+        "|Show me what you can do.|What kind of help can you give?|Do you know anything?"
+        "|What are you useful for?|What could you do for me?|Give me a list of your skills."
+        "|Which skills do you have?|How can you be of help?|What topics do you know?|Can you do anything?"
+        "|Which things can you do?",
     ),
     _fact(
         "demo",
         "I am here so that engineroom runs with nothing downloaded; use a bigger model for real work.",
-        "What are you for?|What is the demo model for?|Why are you here?|Why is there a demo model?|What is your purpose?"
-        "|Why do you exist?|What is the purpose of the demo model?|Should I use you for real work?|Are you useful?"
-        "|Why does engineroom ship a model?|What is the use of the demo model?",
+        "What are you for?|What is the demo model for?|Why are you here?|Why is there a demo model?"
+        "|What is your purpose?|Why do you exist?|What is the purpose of the demo model?"
+        "|Should I use you for real work?|Are you useful?|Why does engineroom ship a model?"
+        "|Why were you made?|What is your job?|What is your use?|Why do I talk to a demo model?"
+        "|What is the point of you?|Can I use you for real work?|Are you good for real work?"
+        "|Should I use you in production?|Why does a model ship with engineroom?|Why is a model included?"
+        "|What is the demo model?|Why is there a model inside?|Is the demo model useful?"
+        "|Should I use a bigger model?|What is the reason for the demo model?"
+        "|What is the use of the demo model?",
     ),
 )
 
@@ -109,18 +153,29 @@ ENGINEROOM = (
     _fact(
         "what",
         "engineroom is one chat and scoring API over four inference engines, and it proves that they agree.",
-        "What is engineroom?|What does engineroom do?|Tell me about engineroom.|Explain engineroom.|What's engineroom?"
-        "|What is this program?|What is this project?|what is engineroom for|Describe engineroom.|engineroom?"
-        "|Why should I use engineroom?|What is the engineroom project?|Give me a summary of engineroom.",
+        "What is engineroom?|What does engineroom do?|Tell me about engineroom.|Explain engineroom."
+        "|What's engineroom?|What is this program?|What is this project?|what is engineroom for"
+        "|Describe engineroom.|engineroom?|Why should I use engineroom?|What is the engineroom project?"
+        "|What does this program do?|What is engineroom about?|Summarize engineroom.|What is this tool?"
+        "|What is this software?|What does this tool do?|In short, what is engineroom?"
+        "|Can you explain engineroom?|What can engineroom do?|Why does engineroom exist?"
+        "|What is the purpose of engineroom?|What is engineroom good for?|Introduce engineroom."
+        "|What is this thing?|Can you describe this project?|I am new here. What is this?"
+        "|Give me a summary of engineroom.",
         about="engineroom|this program|this project|the project",
     ),
     _fact(
         "engines",
         "There are four engines: huggingface, vllm, sglang and ktransformers.",
-        "Which engines are there?|What engines does engineroom support?|Which backends are supported?|List the engines."
-        "|Name the engines.|What backends are there?|How many engines are there?|Which inference engines can I use?"
-        "|What are the four engines?|Which engines can engineroom use?|Does it support vLLM?|Does engineroom work with SGLang?"
-        "|What engines do you have?|Which engines are supported by engineroom?",
+        "Which engines are there?|What engines does engineroom support?|Which backends are supported?"
+        "|List the engines.|Name the engines.|What backends are there?|How many engines are there?"
+        "|Which inference engines can I use?|What are the four engines?|Which engines can engineroom use?"
+        "|Does it support vLLM?|Does engineroom work with SGLang?|What engines do you have?"
+        "|What inference engines are supported?|Tell me the engines.|Which engines do you support?"
+        "|Which backends can I use?|Does engineroom support Transformers?|Does it work with ktransformers?"
+        "|Is SGLang supported?|Is vLLM supported?|What are the names of the engines?"
+        "|How many backends are supported?|Which engines work with engineroom?|Is KTransformers supported?"
+        "|What backends exist?|Give me the list of engines.|Which engines are supported by engineroom?",
         about="the engines|the backends|engines|inference engines",
     ),
     _fact(
@@ -300,8 +355,13 @@ ENGINEROOM = (
     _fact(
         "store",
         "Conversations stay on your machine, in a SQLite file; --no-history switches that off.",
-        "Where are conversations kept?|Are my conversations sent anywhere?|Is my chat private?|Where is the chat stored?"
-        "|Are chats saved?|Do you log my conversations?|Does engineroom keep my data?|Where do my conversations go?",
+        "Where are conversations kept?|Are my conversations sent anywhere?|Is my chat private?"
+        "|Where is the chat stored?|Are chats saved?|Do you log my conversations?"
+        "|Does engineroom keep my data?|Where is my history?|Do you save my chats?"
+        "|Is my data sent to a server?|Is the conversation private?|Who can read my conversations?"
+        "|Where does engineroom keep conversations?|Are my chats private?|Does it send my data anywhere?"
+        "|Where is the database?|Are conversations saved?|Do you keep what I write?"
+        "|Where do my conversations go?",
         "switch off logging|turn off the log|stop saving conversations",
         about="stored conversations|privacy|my data",
     ),
@@ -316,7 +376,10 @@ ENGINEROOM = (
     _fact(
         "reward",
         "A reward model gives a number for how good an answer is; demo-reward is a small one.",
-        "What is a reward model?|What is demo-reward?|What does a reward model do?|Explain reward models.|What are reward scores?"
+        "What is a reward model?|What is demo-reward?|What does a reward model do?|Explain reward models."
+        "|What are reward scores?|What is a reward score?|What is a reward model for?"
+        "|Tell me what a reward model is.|What does demo-reward do?|How do reward models work?"
+        "|What is the reward model?|Define reward model.|Which reward model ships with engineroom?"
         "|What is meant by a reward model?",
         about="reward models|demo-reward|reward scores",
     ),
@@ -408,15 +471,23 @@ ENGINEROOM = (
     _fact(
         "chatml",
         "Then ChatML is used, and a warning says so.",
-        "What if a model has no chat template?|What if there is no template?|What happens without a chat template?"
-        "|What about a model that has no template?|My model has no chat template.|And when the chat template is missing?",
+        "What if a model has no chat template?|What if there is no template?"
+        "|What happens without a chat template?|What about a model that has no template?"
+        "|My model has no chat template.|What if my model has no template?"
+        "|Which template is used if there is none?|What does it do without a template?"
+        "|My model lacks a chat template.|And without a chat template?|What if the template is missing?"
+        "|No chat template, what now?|And when the chat template is missing?",
         about="models without a template|a missing chat template",
     ),
     _fact(
         "factory",
         "Yes, LLaMA-Factory's inference files run unchanged: engineroom chat config.yaml.",
         "Do LLaMA-Factory configs work?|Can I use my LLaMA-Factory config?|Does it run LLaMA-Factory files?"
-        "|Is it compatible with LLaMA-Factory?|I come from LLaMA-Factory.|Do my LLaMA-Factory YAML files run?",
+        "|Is it compatible with LLaMA-Factory?|I come from LLaMA-Factory.|Can it run LLaMA-Factory configs?"
+        "|Do my LLaMA-Factory files work?|Are LLaMA-Factory files supported?|I used LLaMA-Factory before."
+        "|Will my LLaMA-Factory config run?|Does my LLaMA-Factory YAML work here?"
+        "|Can I keep my LLaMA-Factory files?|Does engineroom read LLaMA-Factory configs?"
+        "|Do my LLaMA-Factory YAML files run?",
         "use a LLaMA-Factory config|run my LLaMA-Factory file|use a LLaMA-Factory YAML file",
         about="LLaMA-Factory|LLaMA-Factory configs",
     ),
@@ -431,8 +502,12 @@ ENGINEROOM = (
     _fact(
         "sampling",
         "They come from the model's own generation config, then from what you set.",
-        "Where do sampling defaults come from?|What are the default sampling settings?|What is the default temperature?"
-        "|Which sampling settings are used?|Where do the defaults come from?|How are the sampling defaults chosen?",
+        "Where do sampling defaults come from?|What are the default sampling settings?"
+        "|What is the default temperature?|Which sampling settings are used?|Where do the defaults come from?"
+        "|What temperature is used by default?|Where does the default temperature come from?"
+        "|What decides the sampling settings?|Which temperature do you use?|Who sets the default temperature?"
+        "|How are default settings chosen?|What are the defaults?|From where do the sampling settings come?"
+        "|How are the sampling defaults chosen?",
         about="sampling defaults|the sampling settings|default settings",
     ),
     _fact(
@@ -470,29 +545,45 @@ ENGINEROOM = (
     _fact(
         "licence",
         "engineroom is free software under the Apache 2.0 licence.",
-        "What is the licence?|What license does it have?|Is engineroom free?|Is it open source?|Under which license is it?"
-        "|Can I use it at work?|What does engineroom cost?|Which licence does engineroom use?",
+        "What is the licence?|What license does it have?|Is engineroom free?|Is it open source?"
+        "|Under which license is it?|Can I use it at work?|What does engineroom cost?"
+        "|What is the license of engineroom?|Is it free software?|Do I have to pay?"
+        "|Is engineroom open source?|Can I use engineroom in my company?|Is there a fee?"
+        "|How is engineroom licensed?|May I use it commercially?|Apache or MIT?|How much does it cost?"
+        "|Is it free of charge?|Which licence does engineroom use?",
         about="the licence|the license|licensing",
     ),
     _fact(
         "gpu",
         "No, a laptop without a GPU is enough; a GPU makes big models faster.",
-        "Do I need a GPU?|Does it need a GPU?|Can I run it without a GPU?|Is a graphics card needed?|Does it run on a CPU?"
-        "|Does it work on a laptop?|Do I have to have a GPU?",
+        "Do I need a GPU?|Does it need a GPU?|Can I run it without a GPU?|Is a graphics card needed?"
+        "|Does it run on a CPU?|Does it work on a laptop?|Is a GPU required?|Is a GPU needed?"
+        "|Does engineroom need a graphics card?|Can it run on my laptop?|Must I have a GPU?"
+        "|Can I use a CPU only?|Does it work without a graphics card?|Do I need an NVIDIA card?"
+        "|Will it run on a CPU?|Is a CPU enough?|Is a laptop enough?|What hardware do I need?"
+        "|Do I have to have a GPU?",
         about="GPUs|the GPU|graphics cards",
     ),
     _fact(
         "internet",
         "No, not with the shipped model; other models are downloaded once.",
-        "Do I need the internet?|Does it work offline?|Does it need internet?|Can I use it offline?|Is a download needed?"
-        "|Do I need an account?|Is an internet connection required?",
+        "Do I need the internet?|Does it work offline?|Does it need internet?|Can I use it offline?"
+        "|Is a download needed?|Do I need an account?|Is internet needed?|Can I run it without the internet?"
+        "|Must I be online?|Does engineroom download anything?|Do I have to be connected?"
+        "|Does it need a connection?|Does it call home?|Do I have to log in?|Is an account needed?"
+        "|Is the internet required?|Can it run offline?|Do I have to download a model?"
+        "|Is an internet connection required?",
         about="the internet|offline use|working offline",
     ),
     _fact(
         "version",
         "You need Python 3.11 or newer.",
-        "Which Python version do I need?|What Python version is needed?|Does it run on Python 3.10?|Which Python is required?"
-        "|What version of Python?|Which Python versions are supported?|What Python should I have?",
+        "Which Python version do I need?|What Python version is needed?|Does it run on Python 3.10?"
+        "|Which Python is required?|What version of Python?|Which Python versions are supported?"
+        "|Which version of Python?|Does it work with Python 3.12?|Is Python 3.9 enough?"
+        "|Minimum Python version?|What Python do I need?|Which Python does engineroom need?"
+        "|Does it run on Python 3.13?|What is the oldest Python that works?|Is Python 3.11 fine?"
+        "|What Python should I have?",
         about="the Python version|Python versions",
     ),
     _fact(
@@ -515,14 +606,21 @@ ENGINEROOM = (
         "threads",
         "Yes, one ChatModel may be used from many threads at once.",
         "Is it thread safe?|Is ChatModel thread safe?|Can I use many threads?|Does it work with threads?"
-        "|Can several threads share a model?|Is it okay to call it from several threads?",
+        "|Can several threads share a model?|Can I call it from two threads?|Can several threads call chat?"
+        "|May threads share one model?|Is it safe to use threads?|Is the model thread safe?"
+        "|Can one ChatModel serve many threads?|Can I call chat from several threads at once?"
+        "|Is it okay to call it from several threads?",
         about="threads|thread safety",
     ),
     _fact(
         "unknown",
         "It is an error that names the nearest setting; nothing is ignored in silence.",
         "What happens with an unknown setting?|What if I misspell a setting?|Are unknown arguments ignored?"
-        "|What if an argument is wrong?|What happens to an unknown argument?|What if I make a typo in a setting?",
+        "|What if an argument is wrong?|What happens to an unknown argument?|What about unknown settings?"
+        "|Does it ignore unknown arguments?|What if a setting does not exist?"
+        "|What if I write a wrong setting?|Are misspelt settings ignored?|What if a setting is misspelt?"
+        "|I made a typo in a setting.|Is a wrong setting ignored?|What does it do with a wrong argument?"
+        "|Are wrong names ignored?|What if I make a typo in a setting?",
         about="unknown settings|misspelt settings",
     ),
     _fact(
@@ -536,14 +634,21 @@ ENGINEROOM = (
     _fact(
         "token",
         "A token is a piece of text, often part of a word, that a model reads and writes.",
-        "What is a token?|What are tokens?|Explain tokens.|What does token mean?|Define token.|Can you explain what a token is?",
+        "What is a token?|What are tokens?|Explain tokens.|What does token mean?|Define token."
+        "|Tell me what a token is.|What do you mean by token?|What is meant by tokens?"
+        "|What is a token in a language model?|How do I understand tokens?|Please explain what tokens are."
+        "|Is a token a word?|Can you explain what a token is?",
         about="tokens",
     ),
     _fact(
         "agree",
         "Every engine gets the same token ids, so their answers differ in rounding only.",
-        "Do the engines give the same answer?|Are the answers the same on all engines?|How do you prove that engines agree?"
-        "|Does vllm answer like huggingface?|Why do engines agree?|Will another engine answer differently?",
+        "Do the engines give the same answer?|Are the answers the same on all engines?"
+        "|How do you prove that engines agree?|Does vllm answer like huggingface?|Why do engines agree?"
+        "|Do all engines answer the same?|Will vllm give another answer?|Are answers equal on every engine?"
+        "|Is the answer the same with sglang?|Why is the answer the same on all engines?"
+        "|Does sglang answer like vllm?|Do the engines agree?|Does the answer change with the engine?"
+        "|Will I get the same answer from another engine?|Will another engine answer differently?",
         about="agreement between engines|the agreement of the engines",
     ),
     _fact(

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "engineroom"
-BASE = {"types", "params", "errors", "arguments", "config", "checkpoint", "demo", "families"}
+BASE = {"types", "call", "params", "errors", "arguments", "config", "checkpoint", "demo", "families"}
 FACADE = BASE | {"render", "engines", "parse", "bridge", "admission", "sampling", "pipeline", "chat"}
 ALLOWED = {
     "errors": set(),
     "params": {"errors"},
     "types": {"params"},
+    "call": {"types"},
     "demo": {"demo"},
     "arguments": {"params"},
     "config": {"arguments", "params", "errors"},

@@ -8,17 +8,19 @@ import threading
 import warnings
 import weakref
 from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from engineroom.admission import Admission
 from engineroom.bridge import Bridge
+from engineroom.call import Call, Conversation
 from engineroom.config import Arguments, ArgumentSource, parse_arguments
 from engineroom.engines import registry
 from engineroom.engines.base import BaseEngine, Health, Progress
 from engineroom.errors import ArgumentError, EngineError
-from engineroom.pipeline import Conversation, Pipeline
+from engineroom.pipeline import Pipeline
 from engineroom.render import Renderer, load_tokenizer, resolve_template
 from engineroom.sampling import SamplingDefaults
 from engineroom.types import Delta, Prompt, Response, SamplingParams, Tokenizer
@@ -150,16 +152,8 @@ class ChatModel:
         continue_final: bool = False,
     ) -> Prompt:
         """The exact prompt that the model would see, as text and token ids."""
-        return self._pipeline.render(
-            messages,
-            system,
-            tools,
-            images,
-            videos,
-            audios,
-            enable_thinking=enable_thinking,
-            continue_final=continue_final,
-        )
+        switches = {"enable_thinking": enable_thinking, "continue_final": continue_final}
+        return self._pipeline.render(Call(messages, system, tools, images, videos, audios, switches))
 
     # --- chat --------------------------------------------------------------------------------------------------
 
@@ -187,9 +181,8 @@ class ChatModel:
             RequestError: the request can't be served as asked; the engine was not touched.
             EngineError: the engine is busy, dead, closed, or failed on this request.
         """
-        return self._bridge.call(
-            self._pipeline.chat(messages, system, tools, images, videos, audios, **input_kwargs)
-        )
+        call = Call(messages, system, tools, images, videos, audios, input_kwargs)
+        return self._bridge.call(self._pipeline.chat(call))
 
     async def achat(
         self,
@@ -202,9 +195,8 @@ class ChatModel:
         **input_kwargs: Any,
     ) -> list[Response]:
         """:meth:`chat`, awaited. Cancelling the await frees the engine's slot."""
-        return await self._bridge.acall(
-            self._pipeline.chat(messages, system, tools, images, videos, audios, **input_kwargs)
-        )
+        call = Call(messages, system, tools, images, videos, audios, input_kwargs)
+        return await self._bridge.acall(self._pipeline.chat(call))
 
     def stream_chat(
         self,
@@ -217,10 +209,8 @@ class ChatModel:
         **input_kwargs: Any,
     ) -> Generator[str, None, None]:
         """The answer's text in pieces; joined, they are ``chat``'s ``response_text``. Leaving the loop stops it."""
-        source = partial(
-            self._pipeline.stream_chat, messages, system, tools, images, videos, audios, **input_kwargs
-        )
-        yield from self._bridge.stream(source)
+        call = Call(messages, system, tools, images, videos, audios, input_kwargs)
+        yield from self._bridge.stream(partial(self._pipeline.stream_chat, call))
 
     async def astream_chat(
         self,
@@ -233,15 +223,10 @@ class ChatModel:
         **input_kwargs: Any,
     ) -> AsyncGenerator[str, None]:
         """:meth:`stream_chat`, asynchronously. Closing the generator stops the answer."""
-        source = partial(
-            self._pipeline.stream_chat, messages, system, tools, images, videos, audios, **input_kwargs
-        )
-        pieces = self._bridge.astream(source)
-        try:
+        call = Call(messages, system, tools, images, videos, audios, input_kwargs)
+        async with aclosing(self._bridge.astream(partial(self._pipeline.stream_chat, call))) as pieces:
             async for text in pieces:
                 yield text
-        finally:
-            await pieces.aclose()
 
     def stream_deltas(
         self,
@@ -254,10 +239,8 @@ class ChatModel:
         **input_kwargs: Any,
     ) -> Generator[Delta, None, None]:
         """The answer in pieces that carry everything: tokens, log-probabilities, channel, finish reason, usage."""
-        source = partial(
-            self._pipeline.stream_deltas, messages, system, tools, images, videos, audios, **input_kwargs
-        )
-        yield from self._bridge.stream(source)
+        call = Call(messages, system, tools, images, videos, audios, input_kwargs)
+        yield from self._bridge.stream(partial(self._pipeline.stream_deltas, call))
 
     async def astream_deltas(
         self,
@@ -270,15 +253,10 @@ class ChatModel:
         **input_kwargs: Any,
     ) -> AsyncGenerator[Delta, None]:
         """:meth:`stream_deltas`, asynchronously."""
-        source = partial(
-            self._pipeline.stream_deltas, messages, system, tools, images, videos, audios, **input_kwargs
-        )
-        pieces = self._bridge.astream(source)
-        try:
+        call = Call(messages, system, tools, images, videos, audios, input_kwargs)
+        async with aclosing(self._bridge.astream(partial(self._pipeline.stream_deltas, call))) as pieces:
             async for delta in pieces:
                 yield delta
-        finally:
-            await pieces.aclose()
 
     # --- scores ------------------------------------------------------------------------------------------------
 

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast
+from typing import Any
 
 from engineroom.admission import Admission
+from engineroom.call import Call, Conversation, text_length
 from engineroom.engines.base import BaseEngine
 from engineroom.engines.capabilities import engines_with
 from engineroom.errors import (
@@ -26,15 +27,11 @@ from engineroom.sampling import SamplingDefaults, token_limit
 from engineroom.types import (
     Chunk,
     Delta,
-    Message,
     Prompt,
     Response,
     SamplingParams,
     Tokenizer,
-    Tool,
 )
-
-Conversation: TypeAlias = "str | Sequence[Mapping[str, Any] | Message]"
 
 _DEFAULTS = SamplingParams()
 _LONG_TEXT = 20_000  # characters; rendering more than this would hold up other streams, so a thread does it
@@ -79,67 +76,33 @@ class Pipeline:
 
     # --- what the facade and the engine's seed interface call ------------------------------------------------------
 
-    async def chat(
-        self,
-        messages: Conversation,
-        system: str | None = None,
-        tools: Any = None,
-        images: Any = None,
-        videos: Any = None,
-        audios: Any = None,
-        **kwargs: Any,
-    ) -> list[Response]:
+    async def chat(self, call: Call) -> list[Response]:
         """The stream, folded."""
         answers: dict[int, list[Delta]] = {}
-        async with aclosing(
-            self.stream_deltas(messages, system, tools, images, videos, audios, **kwargs)
-        ) as deltas:
+        async with aclosing(self.stream_deltas(call)) as deltas:
             async for delta in deltas:
                 answers.setdefault(delta.index, []).append(delta)
         return [fold(answers[index]) for index in sorted(answers)]
 
-    async def stream_chat(
-        self,
-        messages: Conversation,
-        system: str | None = None,
-        tools: Any = None,
-        images: Any = None,
-        videos: Any = None,
-        audios: Any = None,
-        **kwargs: Any,
-    ) -> AsyncGenerator[str, None]:
+    async def stream_chat(self, call: Call) -> AsyncGenerator[str, None]:
         """The stream's texts."""
-        if self.defaults.resolve(_sampling_only(kwargs)).n > 1:
+        if self.defaults.resolve(call.sampling).n > 1:
             raise ParameterError(
                 "n > 1 can't be streamed as plain text",
                 why="the pieces of several answers would be mixed",
                 fix="use stream_deltas, whose pieces carry an index, or chat",
                 parameter="n",
             )
-        async with aclosing(
-            self.stream_deltas(messages, system, tools, images, videos, audios, **kwargs)
-        ) as deltas:
+        async with aclosing(self.stream_deltas(call)) as deltas:
             async for delta in deltas:
                 if delta.text:
                     yield delta.text
 
-    async def stream_deltas(
-        self,
-        messages: Conversation,
-        system: str | None = None,
-        tools: Any = None,
-        images: Any = None,
-        videos: Any = None,
-        audios: Any = None,
-        **kwargs: Any,
-    ) -> AsyncGenerator[Delta, None]:
+    async def stream_deltas(self, call: Call) -> AsyncGenerator[Delta, None]:
         """The one way to generate. Everything else folds or forwards this."""
-        params = self.defaults.resolve(_sampling_only(kwargs))
+        params = self.defaults.resolve(call.sampling)
         with self.admission.place(1 if params.num_beams > 1 else params.n):
-            prompt = await self._render(
-                messages, system, tools, images, videos, audios, _rendering_only(kwargs)
-            )
-            request = self._check(prompt, params)
+            request = self._check(await self._render(call), params)
             async with aclosing(self._answers(request)) as deltas:
                 async for delta in deltas:
                     yield delta
@@ -169,28 +132,17 @@ class Pipeline:
             async with self.admission.slot():
                 return await self.engine.score(prompts)
 
-    def render(
-        self,
-        messages: Conversation,
-        system: str | None = None,
-        tools: Any = None,
-        images: Any = None,
-        videos: Any = None,
-        audios: Any = None,
-        *,
-        enable_thinking: bool | None = None,
-        continue_final: bool = False,
-    ) -> Prompt:
+    def render(self, call: Call) -> Prompt:
         """The exact prompt that the engine would see."""
-        for name, value in (("enable_thinking", enable_thinking), ("continue_final", continue_final)):
-            if value is not None and not isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        for name, value in call.rendering.items():
+            if not isinstance(value, bool):
                 raise ParameterError(
                     f"{name}={shown(value)} is not allowed", why="true or false", parameter=name
                 )
-        conversation = parse_messages(messages, system=system, images=images, videos=videos, audios=audios)
-        return self.renderer.render(
-            conversation, parse_tools(tools), enable_thinking=enable_thinking, continue_final=continue_final
+        messages = parse_messages(
+            call.messages, system=call.system, images=call.images, videos=call.videos, audios=call.audios
         )
+        return self.renderer.render(messages, parse_tools(call.tools), **call.rendering)
 
     def resolve(self, request: Mapping[str, Any]) -> SamplingParams:
         """The parameters of a request with these values, refused as that request would be."""
@@ -200,32 +152,19 @@ class Pipeline:
 
     # --- the stages ------------------------------------------------------------------------------------------------
 
-    async def _render(
-        self,
-        messages: Any,
-        system: Any,
-        tools: Any,
-        images: Any,
-        videos: Any,
-        audios: Any,
-        options: dict[str, Any],
-    ) -> Prompt:
+    async def _render(self, call: Call) -> Prompt:
         if not self.engine.can_generate:
             raise RequestError(
                 f"{self._model_name} is a reward model: it scores, it does not chat",
                 fix="use get_scores, or `engineroom score`",
             )
-        if _length((messages, system, tools)) <= _LONG_TEXT:
-            return self.render(messages, system, tools, images, videos, audios, **options)
-        return await asyncio.to_thread(
-            self.render, messages, system, tools, images, videos, audios, **options
-        )
+        return self.render(call) if call.length <= _LONG_TEXT else await asyncio.to_thread(self.render, call)
 
     async def _score_prompts(self, batch: Sequence[Conversation]) -> list[Prompt]:
         def render() -> list[Prompt]:
             return [self._scored(item, place) for place, item in enumerate(batch)]
 
-        return render() if _length(batch) <= _LONG_TEXT else await asyncio.to_thread(render)
+        return render() if text_length(batch) <= _LONG_TEXT else await asyncio.to_thread(render)
 
     def _check(self, prompt: Prompt, params: SamplingParams) -> Request:
         """Everything that can be refused is refused here, before the engine is touched."""
@@ -376,30 +315,6 @@ async def _interleave(streams: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGe
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-_RENDERING = ("enable_thinking", "continue_final")
-
-
-def _rendering_only(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: kwargs[name] for name in _RENDERING if kwargs.get(name) is not None}
-
-
-def _sampling_only(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in kwargs.items() if name not in _RENDERING}
-
-
-def _length(value: Any, depth: int = 4) -> int:
-    """About how many characters there are to render. Looks no deeper than a well-formed conversation goes."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, (Message, Tool)):
-        return len(repr(value))
-    if depth and isinstance(value, Mapping):
-        return sum(_length(item, depth - 1) for item in cast("Mapping[Any, Any]", value).values())
-    if depth and isinstance(value, Sequence):
-        return sum(_length(item, depth - 1) for item in cast("Sequence[Any]", value))
-    return 0
 
 
 async def _aclose(chunks: AsyncIterator[Chunk]) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from engineroom.call import Call
 from engineroom.errors import EngineClosedError
 from engineroom.types import Chunk, Prompt, Response, SamplingParams, Support, Tokenizer
 
@@ -37,9 +39,9 @@ class Health:
 class Frontend(Protocol):
     """The joined path render → engine → parse, which the facade hands to the engine that it drives."""
 
-    async def chat(self, messages: Any, *context: Any, **kwargs: Any) -> list[Response]: ...
+    async def chat(self, call: Call) -> list[Response]: ...
 
-    def stream_chat(self, messages: Any, *context: Any, **kwargs: Any) -> AsyncGenerator[str, None]: ...
+    def stream_chat(self, call: Call) -> AsyncGenerator[str, None]: ...
 
     async def get_scores(self, batch_input: Any, **kwargs: Any) -> list[float]: ...
 
@@ -127,7 +129,7 @@ class BaseEngine(ABC):
         audios: Any = None,
         **input_kwargs: Any,
     ) -> list[Response]:
-        return await self._front().chat(messages, system, tools, images, videos, audios, **input_kwargs)
+        return await self._front().chat(Call(messages, system, tools, images, videos, audios, input_kwargs))
 
     async def stream_chat(
         self,
@@ -139,10 +141,10 @@ class BaseEngine(ABC):
         audios: Any = None,
         **input_kwargs: Any,
     ) -> AsyncGenerator[str, None]:
-        async for text in self._front().stream_chat(
-            messages, system, tools, images, videos, audios, **input_kwargs
-        ):
-            yield text
+        call = Call(messages, system, tools, images, videos, audios, input_kwargs)
+        async with aclosing(self._front().stream_chat(call)) as pieces:
+            async for text in pieces:
+                yield text
 
     async def get_scores(self, batch_input: Any, **input_kwargs: Any) -> list[float]:
         return await self._front().get_scores(batch_input, **input_kwargs)

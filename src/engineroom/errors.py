@@ -194,8 +194,7 @@ def shown(value: object, limit: int = 80) -> str:
     """``repr``, shortened for a message. Never fails: a hostile value has a hostile ``repr``."""
     try:
         text = repr(value)
-    except (
-        Exception
-    ):  # RecursionError of nested lists, ValueError of integers with 5,000 digits, anything of objects
+    except Exception:
+        # RecursionError of nested lists, ValueError of integers with 5,000 digits, anything of objects.
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -10,9 +10,7 @@ def main() -> None:
     """The ``engineroom`` program: runs the words it was started with, and exits."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
-            stream.reconfigure(
-                errors="replace"
-            )  # a locale that lacks a character shows "?", and the run goes on
+            stream.reconfigure(errors="replace")  # a locale without a character shows "?"; the run goes on
     try:
         from engineroom.cli.app import run
 

@@ -32,14 +32,11 @@ class Shape:
         if layers is None or values is None:
             return None
         window = integer(config, "sliding_window", "attention_chunk_size") or 0
-        if (
-            config.get("use_sliding_window") is False
-        ):  # older Qwen2 configs name a window that they do not use
+        if config.get("use_sliding_window") is False:  # older Qwen2 configs name one that they do not use
             window = 0
         kinds = config.get("layer_types")
-        if not isinstance(
-            kinds, list
-        ):  # then a window is every layer's, as Transformers' DynamicCache has it
+        if not isinstance(kinds, list):
+            # Then a window is every layer's, as Transformers' DynamicCache has it.
             return cls(layers, 0 if window else layers, layers if window else 0, window, values)
         names = [str(kind) for kind in cast("list[Any]", kinds)]
         full = names.count("full_attention") + names.count("attention")
@@ -73,9 +70,8 @@ def _values_per_token(config: Mapping[str, Any]) -> int | None:
     if heads is None or hidden is None:
         return None
     latent = integer(config, "kv_lora_rank")
-    if (
-        latent is not None
-    ):  # DeepSeek's latent attention: one compressed vector and one rotary key for all heads
+    if latent is not None:
+        # DeepSeek's latent attention: one compressed vector and one rotary key for all heads.
         return latent + (integer(config, "qk_rope_head_dim") or 0)
     kv_heads = integer(config, "num_key_value_heads", "num_kv_heads") or heads
     if config.get("multi_query") is True and not config.get("new_decoder_architecture"):  # Falcon, StarCoder

@@ -198,9 +198,7 @@ class _ControlTokens:
 
     def __init__(self, tokenizer: Tokenizer, special: Sequence[str]) -> None:
         ids = {token: tokenizer.encode(token) for token in special}
-        unknown = tokenizer.encode(
-            "\U0010fffd"
-        )  # an unknown character may become an unknown-token, and may do so
+        unknown = tokenizer.encode("\U0010fffd")  # whatever it becomes, an unknown-token too, it may become
         self._ids = {i[0] for i in ids.values() if len(i) == 1 and i[0] not in unknown}
         words = sorted((t for t, i in ids.items() if i[0:1] and i[0] in self._ids), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, words))) if words else None
@@ -242,9 +240,8 @@ def _guard(tokens: Sequence[str]) -> Callable[[str], str]:
         text = text.replace(_MARKER, "\ufffd")
         pieces: list[str] = []
         start = 0
-        while (
-            found := whole.search(text, start)
-        ) is not None:  # from the cut on: the rest may hold another token
+        while (found := whole.search(text, start)) is not None:
+            # The next search begins at the cut: the rest of this token may be the beginning of another.
             pieces.append(text[start : found.start() + 1])
             start = found.start() + 1
         rest = text[start:]

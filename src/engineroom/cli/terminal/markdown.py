@@ -47,9 +47,7 @@ class Block(Markdown):
         self.markup = text
         self.parsed = _PARSER.parse(text)
         if not any(token.content or token.type == "hr" for token in self.parsed):
-            self.parsed = _literally(
-                text
-            )  # "12." is a list without a word in it, of which Rich shows nothing
+            self.parsed = _literally(text)  # "12." is a list without a word in it: Rich shows nothing of it
         for token in self.parsed:
             for child in token.children or ():
                 if child.type == "softbreak":

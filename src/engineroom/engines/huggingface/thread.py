@@ -1,8 +1,8 @@
 """The inference thread: it alone touches the model.
 
 Answers arrive at any time, each with its own parameters. The loop takes one step for each of them in turn: a forward
-pass and a token, or a chunk of the prompt. So nobody waits for another's whole answer, an answer that is left frees its slot before its next
-step, and an exception goes to the answer that raised it and to no other.
+pass and a token, or a chunk of the prompt. So nobody waits for another's whole answer, an answer that is left frees its
+slot before its next step, and an exception goes to the answer that raised it and to no other.
 """
 
 from __future__ import annotations
@@ -49,9 +49,8 @@ Work: TypeAlias = Sequence | ScoreJob
 class InferenceThread:
     """Owns the model from loading to freeing. ``submit`` may be called from any thread."""
 
-    def __init__(self, load: Callable[[], LoadedModel], *, use_cache: bool) -> None:
+    def __init__(self, load: Callable[[], LoadedModel]) -> None:
         self._load = load
-        self._use_cache = use_cache
         self._arrivals: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._live: list[Work] = []
         self._closing = threading.Event()
@@ -113,9 +112,8 @@ class InferenceThread:
         except Exception as error:
             self._loaded.set_exception(error)
             raise
-        except (
-            BaseException
-        ) as error:  # SystemExit or an interrupt, in a callback: not one for the loop that waits
+        except BaseException as error:
+            # SystemExit or an interrupt, raised in a callback, is not one for the loop that waits.
             stopped = EngineStartError("loading was stopped", why=f"{type(error).__name__}: {error}")
             self._loaded.set_exception(stopped)
             raise
@@ -153,7 +151,7 @@ class InferenceThread:
             if isinstance(work, ScoreJob):
                 return _score_one(loaded, work)
             if work.params.num_beams > 1:
-                search_beams(loaded, work, self._closing.is_set, use_cache=self._use_cache)
+                search_beams(loaded, work, self._closing.is_set)
                 return False
             return self._next_token(loaded, work)
         except torch.AcceleratorError:
@@ -163,9 +161,9 @@ class InferenceThread:
             return False
 
     def _next_token(self, loaded: LoadedModel, sequence: Sequence) -> bool:
-        if self._use_cache and sequence.cache is None:
+        if sequence.cache is None:
             sequence.cache = loaded.new_cache()
-        ids = sequence.next_input(cached=self._use_cache)
+        ids = sequence.next_input(cached=sequence.cache is not None)
         logits = loaded.logits(
             ids, cache=sequence.cache, adapter=sequence.params.adapter, every=sequence.wants_prompt_logits
         )
@@ -210,7 +208,6 @@ def _as_engineroom_error(error: Exception) -> Exception:
     wrapped = GenerationError(
         "the model failed on this request", why=f"{type(error).__name__}: {error}", fix="other requests go on"
     )
-    wrapped.__cause__ = error.with_traceback(
-        None
-    )  # its frames hold tensors, as long as somebody holds the error
+    # A traceback's frames hold tensors, as long as somebody holds the error.
+    wrapped.__cause__ = error.with_traceback(None)
     return wrapped

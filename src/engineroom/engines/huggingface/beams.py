@@ -54,9 +54,7 @@ class _Left(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self._left(), dtype=torch.bool, device=input_ids.device)
 
 
-def search_beams(
-    loaded: LoadedModel, sequence: Sequence, closing: Callable[[], bool], *, use_cache: bool
-) -> None:
+def search_beams(loaded: LoadedModel, sequence: Sequence, closing: Callable[[], bool]) -> None:
     """Finds the ``n`` best of ``num_beams`` beams and posts one chunk for each, best first."""
     params = sequence.params
     config = GenerationConfig(
@@ -67,7 +65,7 @@ def search_beams(
         max_new_tokens=params.max_new_tokens,
         eos_token_id=list(params.stop_token_ids) or None,
         pad_token_id=loaded.pad_token_id,
-        use_cache=use_cache,
+        use_cache=loaded.cache_argument is not None,
     )
     ids = torch.tensor([sequence.prompt.token_ids], device=loaded.device)
     loaded.adapters.use(params.adapter)

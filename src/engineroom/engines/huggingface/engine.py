@@ -28,7 +28,6 @@ class HuggingfaceEngine(BaseEngine):
 
     def __init__(self, arguments: Arguments, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._arguments = arguments
         self._loader = Loader(arguments, checkpoint)
         self.can_generate = self._loader.can_generate
         self._thread: InferenceThread | None = None
@@ -44,9 +43,7 @@ class HuggingfaceEngine(BaseEngine):
                 raise EngineClosedError("the engine was closed while it loaded", fix="make a new ChatModel")
             progress(stage, share)
 
-        self._thread = thread = InferenceThread(
-            lambda: self._loader.load(report), use_cache=self._arguments.use_kv_cache
-        )
+        self._thread = thread = InferenceThread(lambda: self._loader.load(report))
         loaded = await asyncio.wrap_future(thread.start())
         self.model = loaded.model
         self.context_length = loaded.context_length

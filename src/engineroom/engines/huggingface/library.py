@@ -13,8 +13,6 @@ class TextConfig(Protocol):
     """The language model's part of a config. Which fields there are depends on the architecture."""
 
     hidden_size: int
-    pad_token_id: int | None
-    eos_token_id: int | list[int] | None
 
 
 class ModelConfig(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
@@ -26,6 +27,8 @@ class LoadedModel:
 
     Attributes:
         context_length: tokens of prompt and answer together.
+        cache_argument: what ``forward`` calls its cache; None keeps none, and every step reads all tokens again.
+        divides_prompts: a long prompt may go through ``forward`` in pieces.
         pad_token_id: what fills up the shorter ones of several beams.
     """
 
@@ -36,9 +39,13 @@ class LoadedModel:
     adapters: AdapterSwitch
     rope: DynamicRope
     keeps_logits: bool
+    cache_argument: str | None
+    divides_prompts: bool
     pad_token_id: int | None
 
-    def new_cache(self) -> Cache:
+    def new_cache(self) -> Cache | None:
+        if self.cache_argument is None:
+            return None
         return DynamicCache(config=cast("PreTrainedConfig", self.model.config))
 
     def logits(
@@ -54,7 +61,7 @@ class LoadedModel:
         output = self.model(
             input_ids=torch.tensor([token_ids], device=self.device),
             use_cache=cache is not None,
-            past_key_values=cache,
+            **({self.cache_argument: cache} if self.cache_argument is not None else {}),
             **({"logits_to_keep": 0 if every else 1} if self.keeps_logits else {}),
         )
         return output.logits[0]
@@ -86,6 +93,29 @@ class LoadedModel:
 def keeps_logits(model: Model, base: Model) -> bool:
     """Can ``forward`` skip the logits of all positions but the last?"""
     return any("logits_to_keep" in inspect.signature(m.forward).parameters for m in (model, base))
+
+
+def cache_argument(base: Model) -> str | None:
+    """What the model's ``forward`` calls a ``DynamicCache``; None if it takes none.
+
+    A name that it does not know would vanish in its ``**kwargs``, and each token be computed as if it were the first:
+    Mamba and its kin have a name of their own, and models older than ``Cache`` (GPT-1, RWKV, XLNet, …) have none.
+    RecurrentGemma keeps half of its state in its modules (their ``_setup_cache``), where answers would mix theirs.
+    """
+    takes_one: Callable[[], bool] = getattr(base, "_supports_default_dynamic_cache", lambda: True)
+    if not takes_one() or any(hasattr(module, "_setup_cache") for module in base.modules()):
+        return None
+    names = inspect.signature(base.forward).parameters
+    return next((name for name in ("past_key_values", "cache_params") if name in names), None)
+
+
+def divides_prompts(base: Model) -> bool:
+    """Does ``forward`` go on from its cache with several tokens at once?
+
+    Mamba's does so with one token only, and forgets its state before several (transformers 5.19, ``modeling_mamba.py``:
+    ``use_precomputed_states and seq_len == 1``). Of the models with such a state none is trusted.
+    """
+    return not getattr(base, "_is_stateful", False)
 
 
 def not_a_number(what: str) -> GenerationError:

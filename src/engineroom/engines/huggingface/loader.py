@@ -18,8 +18,13 @@ from engineroom.engines.huggingface.adapters import (
     keep_apart,
     merge,
 )
-from engineroom.engines.huggingface.library import LoadModel, Model, ModelConfig
-from engineroom.engines.huggingface.loaded import LoadedModel, keeps_logits
+from engineroom.engines.huggingface.library import LoadModel, Model, ModelConfig, TextConfig
+from engineroom.engines.huggingface.loaded import (
+    LoadedModel,
+    cache_argument,
+    divides_prompts,
+    keeps_logits,
+)
 from engineroom.engines.huggingface.rope import DynamicRope, scale_rope
 from engineroom.engines.huggingface.value_head import find_value_head, load_value_head
 from engineroom.errors import ArgumentError, EngineroomError, ModelLoadError
@@ -97,7 +102,6 @@ class Loader:
             head = load_value_head(self._value_head_file, text.hidden_size).to(base.device)
         model.eval()
         progress("ready", 1.0)
-        eos = text.eos_token_id[0] if isinstance(text.eos_token_id, list) else text.eos_token_id
         return LoadedModel(
             model=model,
             device=base.device,
@@ -106,7 +110,9 @@ class Loader:
             adapters=adapters,
             rope=DynamicRope.of(model),
             keeps_logits=keeps_logits(model, base),
-            pad_token_id=eos if text.pad_token_id is None else text.pad_token_id,
+            cache_argument=cache_argument(base) if self._arguments.use_kv_cache else None,
+            divides_prompts=divides_prompts(base),
+            pad_token_id=_padding(text),
         )
 
     def _load_model(self, device: torch.device, progress: Progress) -> Model:
@@ -194,6 +200,13 @@ class Loader:
             )
         scale_rope(config.get_text_config(), kind, native, wanted)
         return config
+
+
+def _padding(text: TextConfig) -> int | None:
+    """The padding token, or else an end token; the configs of some architectures have neither."""
+    end: int | list[int] | None = getattr(text, "eos_token_id", None)
+    padding: int | None = getattr(text, "pad_token_id", None)
+    return padding if padding is not None else end[0] if isinstance(end, list) else end
 
 
 def _attention(arguments: Arguments) -> str | None:

@@ -57,12 +57,14 @@ class Sequence:
         self._shaper: LogitsShaper | None = None
         self._sampler: TokenSampler | None = None
 
-    def next_input(self, *, cached: bool) -> tuple[int, ...]:
-        """The ids that the next forward pass needs: a chunk of the prompt, then the last id; all without a cache."""
+    def next_input(self, *, cached: bool, divided: bool) -> tuple[int, ...]:
+        """The ids that the next forward pass needs: the prompt, divided or not, then the last id; all without a cache."""
         if not cached:
             return (*self.prompt.token_ids, *self.answer)
         if not self._prefilling:
             return (self.answer[-1],)
+        if not divided:
+            return self.prompt.token_ids
         size = PROMPT_LOGPROBS_CHUNK if self.wants_prompt_logits else PREFILL_CHUNK
         return self.prompt.token_ids[self._read : self._read + size]
 

@@ -163,7 +163,7 @@ class InferenceThread:
     def _next_token(self, loaded: LoadedModel, sequence: Sequence) -> bool:
         if sequence.cache is None:
             sequence.cache = loaded.new_cache()
-        ids = sequence.next_input(cached=sequence.cache is not None)
+        ids = sequence.next_input(cached=sequence.cache is not None, divided=loaded.divides_prompts)
         logits = loaded.logits(
             ids, cache=sequence.cache, adapter=sequence.params.adapter, every=sequence.wants_prompt_logits
         )

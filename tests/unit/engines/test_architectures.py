@@ -1,0 +1,82 @@
+"""Architectures that keep their past each in their own way: in a cache, in a state, in the modules, or not at all."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import tiny_models
+from engineroom import ChatModel
+from engineroom.engines.huggingface import sequence
+
+_IDS = {"vocab_size": 1024, "eos_token_id": tiny_models.END, "pad_token_id": tiny_models.PAD}
+_STATE = {**_IDS, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+_LLAMA = {
+    **_IDS, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256,
+}  # fmt: skip
+_JAMBA = {
+    "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "num_experts": 2,
+    "num_experts_per_tok": 1, "mamba_d_state": 4, "use_mamba_kernels": False,
+}  # fmt: skip
+_SMALL_GPT = {"vocab_size": 1024, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "sliding windows": lambda: transformers.MistralForCausalLM(
+        transformers.MistralConfig(**_LLAMA, sliding_window=8)
+    ),
+    "a state under another name": lambda: transformers.MambaForCausalLM(transformers.MambaConfig(**_STATE)),
+    "a state that takes many tokens": lambda: transformers.Mamba2ForCausalLM(
+        transformers.Mamba2Config(**_STATE, num_heads=8, head_dim=8, n_groups=1)
+    ),
+    "states between attention": lambda: transformers.JambaForCausalLM(
+        transformers.JambaConfig(**_LLAMA, **_JAMBA)
+    ),
+    "a state in its modules": lambda: transformers.RecurrentGemmaForCausalLM(
+        transformers.RecurrentGemmaConfig(**_LLAMA, attention_window_size=8, lru_width=32)
+    ),
+    "a state of its own kind": lambda: transformers.RwkvForCausalLM(
+        transformers.RwkvConfig(
+            vocab_size=1024, hidden_size=32, num_hidden_layers=2, eos_token_id=tiny_models.END
+        )
+    ),
+    "no cache": lambda: transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**_SMALL_GPT)),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_answers_are_those_of_generate_beside_others(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts go through in small pieces where they may, and four answers take turns."""
+    monkeypatch.setattr(sequence, "PREFILL_CHUNK", 5)
+    torch.manual_seed(1)
+    reference = MODELS[kind]().eval()
+    for weight in reference.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.3)
+    folder = tiny_models.save(reference, tmp_path / "model")
+    texts = ["What is 7 plus 5?", "hi", "a long text, " * 4, "no"]
+    with ChatModel({"model_name_or_path": str(folder)}) as model:
+
+        def answer(text: str) -> list[int]:
+            return list(model.chat(text, temperature=0, max_new_tokens=10, ignore_eos=True)[0].token_ids)
+
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(answer, texts))
+        prompts = [torch.tensor([model.render(text).token_ids]) for text in texts]
+    for prompt, found in zip(prompts, answers, strict=True):
+        with torch.inference_mode():
+            whole = reference.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                do_sample=False,
+                max_new_tokens=10,
+                eos_token_id=None,
+                pad_token_id=tiny_models.PAD,
+            )
+        assert found == whole[0, prompt.shape[1] :].tolist()

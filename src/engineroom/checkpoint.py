@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -172,17 +173,16 @@ class Checkpoint:
     def weight_bytes(self) -> int:
         return sum(t.bytes for t in self.tensors) or sum(f.stat().st_size for f in self.weight_files)
 
-    @property
-    def has_value_head(self) -> bool:
-        """``v_head`` weights beside or among a causal model's, as TRL and LLaMA-Factory save reward models."""
-        beside = any((self.path / name).is_file() for name in VALUE_HEAD_FILES)
-        return beside or any(t.name.startswith("v_head.") for t in self.tensors)
+    @cached_property
+    def value_head_file(self) -> Path | None:
+        """The file with ``v_head`` weights beside or among a causal model's; None if this is no such reward model."""
+        return find_value_head(self.path)
 
     @property
     def kind(self) -> CheckpointKind:
         if self.architecture.endswith(("ForSequenceClassification", "ForRewardModel")):
             return "sequence_classification"
-        if self.has_value_head:
+        if self.value_head_file is not None:
             return "value_head"
         if self.architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
             return "causal"
@@ -287,6 +287,31 @@ def _read_json(file: Path) -> Mapping[str, Any]:
             f"{str(file)!r} does not hold a JSON object", fix="download or save the model again"
         )
     return cast("Mapping[str, Any]", value)
+
+
+def find_value_head(folder: Path) -> Path | None:
+    """The file of a model's or an adapter's folder that holds a reward model's ``v_head`` weights, if there is one.
+
+    LLaMA-Factory saves them apart, TRL among the model's weights, or in a ``pytorch_model.bin`` beside an adapter.
+    """
+    apart = (folder / name for name in VALUE_HEAD_FILES)
+    tensors = (f for f in sorted(folder.glob("*.safetensors")) if _names_head(read_header(f)))
+    pickled = (f for f in sorted(folder.glob("pytorch_model*.bin")) if _pickles_head(f))
+    return next((file for file in (*(f for f in apart if f.is_file()), *tensors, *pickled)), None)
+
+
+def _names_head(tensors: Iterable[TensorInfo]) -> bool:
+    return any(tensor.name.startswith("v_head.") for tensor in tensors)
+
+
+def _pickles_head(file: Path) -> bool:
+    """Does a file of ``torch.save`` hold ``v_head`` weights? The names in its pickle are read; nothing in it is run."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            pickles = (name for name in archive.namelist() if name.endswith("data.pkl"))
+            return any(b"v_head.summary" in archive.read(name) for name in pickles)
+    except (OSError, ValueError, zipfile.BadZipFile):  # the format of before torch 1.6, or a broken file
+        return False
 
 
 def read_header(file: Path) -> Iterator[TensorInfo]:

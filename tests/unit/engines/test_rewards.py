@@ -35,7 +35,12 @@ HEAD = "value_head.safetensors"
 def value_head(folder: Path, name: str = HEAD, seed: int = 5, size: int = 32) -> Path:
     torch.manual_seed(seed)
     tensors = {"v_head.summary.weight": torch.randn(1, size), "v_head.summary.bias": torch.randn(1)}
-    if name.endswith(".bin"):
+    if (
+        name == "pytorch_model.bin" and (folder / "config.json").is_file()
+    ):  # TRL, where it does not save safetensors
+        torch.save({**load_file(folder / "model.safetensors"), **tensors}, folder / name)
+        (folder / "model.safetensors").unlink()
+    elif name.endswith(".bin"):
         torch.save(tensors, folder / name)
     elif name == "model.safetensors":
         save_file({**load_file(folder / name), **tensors}, folder / name, metadata={"format": "pt"})
@@ -49,7 +54,9 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.classifier(tmp_path_factory.mktemp("rm") / "classifier")
 
 
-@pytest.fixture(scope="module", params=["classifier", "beside", "among", "pickled", "sharded name"])
+@pytest.fixture(
+    scope="module", params=["classifier", "beside", "among", "pickled", "pickled among", "sharded name"]
+)
 def reward(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
@@ -60,7 +67,11 @@ def reward(
     folder, head = classifier, None
     if request.param != "classifier":
         folder = Path(shutil.copytree(tiny_folder, tmp_path_factory.mktemp("rm") / "v"))
-        names = {"beside": HEAD, "among": "model.safetensors", "pickled": "value_head.bin"}
+        names = {
+            "among": "model.safetensors",
+            "pickled": "value_head.bin",
+            "pickled among": "pytorch_model.bin",
+        }
         if request.param == "sharded name":
             (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
             index = dict.fromkeys(
@@ -160,8 +171,11 @@ def test_a_score_that_is_no_number_is_an_error(classifier: Path, tmp_path: Path)
         model.get_scores(["ok"])
 
 
-def test_a_head_lies_with_the_adapter_that_it_was_trained_with(tiny_folder: Path, tmp_path: Path) -> None:
-    adapter = value_head(tiny_models.lora(tiny_folder, tmp_path / "adapter", seed=3))
+@pytest.mark.parametrize("name", [HEAD, "pytorch_model.bin"])  # LLaMA-Factory's, TRL's
+def test_a_head_lies_with_the_adapter_that_it_was_trained_with(
+    name: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    adapter = value_head(tiny_models.lora(tiny_folder, tmp_path / "adapter", seed=3), name)
     merged = {"model_name_or_path": str(tiny_folder), "adapter_name_or_path": str(adapter)}
     with ChatModel(merged) as model, ChatModel({**merged, "adapter_merge": False}) as apart:
         assert not model.engine.can_generate
@@ -212,7 +226,8 @@ def test_heads_and_stages_that_do_not_fit_are_refused(
     hidden = Path(shutil.copytree(tiny_folder, tmp_path / "hidden"))
     tensors = {**load_file(hidden / "model.safetensors"), "v_head.summary.weight": torch.randn(1, 32)}
     (hidden / "model.safetensors").unlink()
-    torch.save(tensors, hidden / "pytorch_model.bin")
+    old_format: Any = {"_use_new_zipfile_serialization": False}
+    torch.save(tensors, hidden / "pytorch_model.bin", **old_format)
     with pytest.raises(ModelLoadError, match="value head"):
         ChatModel({"model_name_or_path": str(hidden)})
     wide_again = {"model_name_or_path": str(wide), "stage": "sft"}

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from engineroom.checkpoint import Checkpoint, CheckpointKind
+from engineroom.checkpoint import Checkpoint, CheckpointKind, find_value_head
 from engineroom.config import Arguments
 from engineroom.engines.base import Progress
 from engineroom.engines.huggingface.adapters import (
@@ -26,7 +26,7 @@ from engineroom.engines.huggingface.loaded import (
     keeps_logits,
 )
 from engineroom.engines.huggingface.rope import DynamicRope, scale_rope
-from engineroom.engines.huggingface.value_head import find_value_head, load_value_head
+from engineroom.engines.huggingface.value_head import load_value_head
 from engineroom.errors import ArgumentError, EngineroomError, ModelLoadError
 
 _ATTENTION = {"disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2", "fa3": "flash_attention_3"}
@@ -43,7 +43,8 @@ class Loader:
         self._arguments = arguments
         self._checkpoint = checkpoint
         self._adapters = find_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
-        self._value_head_file = find_value_head(checkpoint, self._adapters)
+        beside = (find_value_head(folder) for folder in reversed(self._adapters))
+        self._value_head_file = next(filter(None, beside), None) or checkpoint.value_head_file
         self._head_in_adapter = any(map(is_classifier, self._adapters))
         self.kind = self._kind()
         self.can_generate = self.kind == "causal"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from engineroom.checkpoint import VALUE_HEAD_FILES, Checkpoint
 from engineroom.errors import ModelLoadError
 
 
@@ -23,17 +23,6 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.summary(hidden.to(self.summary.weight.dtype))
-
-
-def find_value_head(checkpoint: Checkpoint, adapters: Sequence[Path]) -> Path | None:
-    """Where the ``v_head`` weights are: beside the last adapter, beside the model, or among its own weights."""
-    for folder in [*reversed(adapters), checkpoint.path]:
-        for name in VALUE_HEAD_FILES:
-            if (folder / name).is_file():
-                return folder / name
-    if any(tensor.name.startswith("v_head.") for tensor in checkpoint.tensors):
-        return next(file for file in checkpoint.weight_files if _WEIGHT in _head_tensors(file))
-    return None
 
 
 _WEIGHT = "v_head.summary.weight"
@@ -68,7 +57,8 @@ class _TensorFile(Protocol):
 def _head_tensors(file: Path) -> Mapping[str, Tensor]:
     """The ``v_head`` tensors of a file. A ``.bin`` is read without running what a pickle may hold."""
     if file.suffix == ".bin":
-        loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
+        mapped = zipfile.is_zipfile(file)  # of a whole model's weights, only the head is read
+        loaded: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
         if not isinstance(loaded, Mapping):
             raise ModelLoadError(f"{str(file)!r} holds no named tensors", fix="save the reward model again")
         return cast("Mapping[str, Tensor]", loaded)

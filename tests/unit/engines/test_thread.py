@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from engineroom import ChatModel
 from engineroom.engines.huggingface import sequence
 from engineroom.engines.huggingface.loaded import LoadedModel
+from engineroom.engines.huggingface.thread import InferenceThread
 from engineroom.errors import EngineClosedError, EngineDeadError, GenerationError
 
 ENDLESS = {"temperature": 0, "ignore_eos": True}
@@ -332,3 +333,16 @@ def test_an_answer_that_ended_holds_no_memory(model: ChatModel) -> None:
     idle(model)
     gc.collect()
     assert not [thing for thing in gc.get_objects() if type(thing) is DynamicCache]
+
+
+def test_close_returns_when_the_thread_has_ended(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, ended = InferenceThread._run, threading.Event()
+
+    def linger(self: InferenceThread) -> None:
+        run(self)
+        threading.Event().wait(0.3)  # its work is done, and it is still there
+        ended.set()
+
+    monkeypatch.setattr(InferenceThread, "_run", linger)
+    ChatModel({"model_name_or_path": str(tiny_folder)}).close()
+    assert ended.is_set()

@@ -84,6 +84,8 @@ class HuggingfaceEngine(BaseEngine):
         if self._thread is not None:
             ended = asyncio.wrap_future(self._thread.close())
             await asyncio.wait([ended], timeout=_PATIENCE)
+            if ended.done():
+                self._thread.join()
 
     def health(self) -> Health:
         return self._thread.health() if self._thread else Health("starting")

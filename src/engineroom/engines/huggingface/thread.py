@@ -91,6 +91,11 @@ class InferenceThread:
             self._end()
         return self._ended
 
+    def join(self) -> None:
+        """Waits for the last instructions of a thread that has ended by its future's account."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
     def _gone(self) -> EngineroomError:
         if self._state == "dead":
             return EngineDeadError("the inference thread died", why=self._detail, fix="make a new ChatModel")

@@ -92,20 +92,22 @@ def split(words: Sequence[str], options: OwnOptions) -> Split:
     configs: list[Path] = []
     assignments: list[tuple[str, str]] = []
     own: list[str] = []
+    own_options = options.valued | options.flags
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if word == "--":
             own += [word, *rest]
             break
-        if word.partition("=")[0] in options.valued | options.flags:
+        if word.partition("=")[0] in own_options:
             own.append(word)
             if word in options.valued and rest:
                 own.append(rest.pop(0))
         elif assignment := _ASSIGNMENT.fullmatch(word):
             assignments.append((_name(assignment[1]), assignment[2]))
         elif long := _LONG.fullmatch(word):
-            assignments.append((_name(long[1]), rest.pop(0) if _has_value(long[1], rest) else "true"))
+            has_value = bool(rest) and rest[0] not in own_options and _has_value(long[1], rest)
+            assignments.append((_name(long[1]), rest.pop(0) if has_value else "true"))
         elif _is_config(word):
             configs.append(Path(word))
         else:

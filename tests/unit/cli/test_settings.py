@@ -54,6 +54,12 @@ def test_a_switch_does_not_swallow_the_model() -> None:
     assert found.own == ("some/model",)
 
 
+def test_an_own_option_is_nobody_elses_value() -> None:
+    found = split(["--jsno", "-p", "hi"], OWN)
+    assert found.settings.assignments == (("jsno", "true"),)
+    assert found.own == ("-p", "hi")
+
+
 def test_a_negative_number_is_a_value() -> None:
     assert assignments("--top_k", "-1") == {"top_k": "-1"}
 

@@ -99,5 +99,5 @@ def test_only_answers_are_learned_and_all_of_them(tokenizer: PreTrainedTokenizer
 
 
 def test_drills_come_first_and_now_and_then() -> None:
-    marks = trainer.curriculum(iter("d" * 100), iter("c" * 100), 60)  # type: ignore[arg-type]
+    marks = trainer.curriculum(iter("d" * 100), iter("c" * 100), 60, alone=10)  # type: ignore[arg-type]
     assert "".join(marks) == "d" * 11 + "c" * 9 + ("d" + "c" * 9) * 4  # type: ignore[arg-type]

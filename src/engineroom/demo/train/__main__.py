@@ -33,14 +33,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--reward-steps",
         type=int,
-        default=800,
-        help="steps of the reward model (default 800, about 3 minutes)",
+        default=400,
+        help="steps of the reward model (default 400, a minute)",
     )
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=("chat", "reward"), help="make one of the two")
     parser.add_argument(
-        "--only", choices=("chat", "reward"), help="make one of the two; the tokenizer is made anew"
+        "--resume", action="store_true", help="go on with the chat model in --out, on other conversations"
     )
+    parser.add_argument("--rate", type=float, default=4e-3, help="learning rate of the chat model")
     parser.add_argument("--evaluate", action="store_true", help="only measure what is in --out")
     parser.add_argument("--mistakes", type=int, default=0, help="print so many wrong answers for each skill")
     return parser.parse_args()
@@ -52,15 +54,22 @@ def _tokenizer(seed: int) -> PreTrainedTokenizerFast:
     return tokenizer.train(text for conversation in said for text in conversation.texts)
 
 
-def _make_chat(folder: Path, tok: PreTrainedTokenizerFast, steps: int, seed: int) -> None:
-    model = models.chat_model(tok)
+def _make_chat(args: argparse.Namespace) -> None:
+    folder, steps, seed = args.out / "chat", args.steps, args.seed
+    if args.resume:
+        model, tok = _load(AutoModelForCausalLM, folder)
+    else:
+        tok = _tokenizer(seed)
+        model = models.chat_model(tok)
     print(f"demo: {model.num_parameters():,} parameters, {len(tok)} tokens")
     batches = trainer.curriculum(
         trainer.drill_batches(tok, drills.drills(seed)),
         trainer.conversation_batches(tok, conversations.training(seed), seed),
         steps,
+        alone=0 if args.resume else steps // 6,
     )
-    minutes = trainer.fit(model, (partial(trainer.answer_loss, model, b) for b in batches), steps, "demo")
+    losses = (partial(trainer.answer_loss, model, batch) for batch in batches)
+    minutes = trainer.fit(model, losses, steps, "demo", rate=args.rate)
     print(f"demo: {steps} steps in {minutes:.1f} minutes")
     models.save(model, tok, folder)
 
@@ -97,11 +106,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     cast(Any, torch).manual_seed(args.seed)
     if not args.evaluate:
-        tok = _tokenizer(args.seed)
         if args.only != "reward":
-            _make_chat(args.out / "chat", tok, args.steps, args.seed)
+            _make_chat(args)
         if args.only != "chat":
-            _make_reward(args.out / "reward", tok, args.reward_steps, args.seed)
+            _make_reward(args.out / "reward", _tokenizer(args.seed), args.reward_steps, args.seed)
     _measure(args.out, args.only, args.mistakes)
 
 

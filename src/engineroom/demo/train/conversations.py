@@ -53,15 +53,16 @@ def _system(text: str) -> Message:
 _NEUTRAL = ("You are a helpful assistant.", "Answer briefly.", "You are a friendly assistant.", "Be brief.", "Be polite.",
             "You are an assistant in a terminal.", "Answer in one sentence.", "Help the user.")  # fmt: skip
 _UPPERCASE = ("Answer in uppercase.", "Write everything in capital letters.", "Use uppercase letters only.", "ANSWER IN CAPITALS.",
-              "Always answer in upper case.", "Reply in all caps.", "Write in uppercase.", "Use capital letters.", "SHOUT.",
+              "Always answer in upper case.", "Reply in all caps.", "Write in uppercase.", "You write in capitals.", "You only write uppercase.", "Always write in capital letters.", "Use capital letters.", "SHOUT.",
               "All your answers must be in uppercase.", "Please shout: use capital letters.",
               "You always write in uppercase.")  # fmt: skip
-_LOWERCASE = ("Answer in lowercase.", "Write in lowercase.", "Use small letters.", "No capital letters.",
+_LOWERCASE = ("Answer in lowercase.", "Write in lowercase.", "You never use capital letters.", "You write in small letters.", "You only write lowercase.", "Use small letters.", "No capital letters.",
               "All your answers must be in lowercase.", "Use lowercase letters only.", "Write everything in small letters.", "Reply in lower case.",
               "Always answer in lowercase.", "You always write in lowercase.")  # fmt: skip
 _ONE_WORD = ("Answer in one word.", "Use one word only.", "Reply with a single word.", "One word answers only.",
              "Always answer with just one word.", "Only one word.", "Your answers must be one word.", "One word, no more.",
-             "Answer with a single word.", "Just one word please.", "Reply with one word.", "Give one-word answers.")  # fmt: skip
+             "Answer with a single word.", "Just one word please.", "Reply with one word.", "I want one-word answers.", "Keep it to one word.", "One word answers, please.",
+             "Say it in one word.", "Short one-word replies only.", "Give one-word answers.")  # fmt: skip
 _END_WITH = ("Always end with {}.", "End every answer with {}.", "Finish each answer with {}.", "Close each reply with {}.",
              'Always end with "{}".', "Put {} at the end of each answer.", "The last word of every answer must be {}.",
              "Add {} at the end.", "Finish with the word {}.", "End all replies with {}.", 'End with "{}".',

@@ -54,7 +54,9 @@ _PLUS = (
     "Can you add {a} and {b}?", "What does {a} plus {b} make?", "{a} plus {b} equals", "What do you get if you add {a} and {b}?",
     "Solve {a} + {b}.", "What is {a} and {b} together?", "the total of {a} and {b}", "{a} plus {b} = ?", "Tell me {a} plus {b}.",
     "Can you tell me what {a} + {b} is?", "I have {a} apples and get {b} more. How many do I have?",
-    "What is the result of {a} + {b}?", "Give me {a} plus {b}.", "Please calculate {a}+{b}.",
+    "What is the result of {a} + {b}?", "Give me {a} plus {b}.",
+    "{a} and {b} summed up", "Put {a} and {b} together.", "{a} added to {b}?", "adding {a} and {b}", "{a} and {b} make?",
+    "How much do {a} and {b} make together?", "sum {a} and {b}", "If you add {a} to {b}, what is it?", "{a} & {b} added up?", "Please calculate {a}+{b}.",
 )  # fmt: skip
 _PLUS_HELD_OUT = ("How many are {a} plus {b}?", "Work out {a} + {b}.", "{a} and {b} added together?")
 _MINUS = (
@@ -64,23 +66,34 @@ _MINUS = (
     "Can you subtract {b} from {a}?", "What does {a} minus {b} make?", "{a} minus {b} equals", "{a} minus {b} = ?",
     "What do you get if you subtract {b} from {a}?", "Solve {a} - {b}.", "the difference of {a} and {b}", "Tell me {a} minus {b}.",
     "Can you tell me what {a} - {b} is?", "I have {a} apples and lose {b}. How many are left?", "Please calculate {a}-{b}.",
-    "What is the result of {a} - {b}?", "Give me {a} minus {b}.", "How much is {a} less {b}?",
+    "What is the result of {a} - {b}?", "Give me {a} minus {b}.",
+    "{b} taken away from {a}?", "{a} take away {b}", "{a} less {b}", "If you take {b} off {a}, what is left?", "subtracting {b} from {a}", "How much is {a} less {b}?",
 )  # fmt: skip
 _MINUS_HELD_OUT = ("How many are {a} minus {b}?", "Work out {a} - {b}.", "Take {b} from {a}.")
 _SPELL = ("spell {}", "spell the word {}", 'spell "{}"', "spell out {}", "spell {} letter by letter", "spell the name {}",
           "tell me how to spell {}", "give me the letters of {}", "write {} letter by letter", "list the letters of {}",
           "How do you spell {}?", "How is {} spelled?", "What are the letters of {}?", "How would you spell {}?",
-          "how to spell {}", "the letters of {}")  # fmt: skip
+          "how to spell {}", "the letters of {}", "Which letters are in {}?", "spell {} aloud", "spell {} slowly",
+          "Which letters make up {}?", "Do you know how {} is spelled?", "letter by letter: {}")  # fmt: skip
 _SPELL_HELD_OUT = ("Would you kindly spell {} out?", "What letters does {} have?")
 _REVERSE = ("reverse {}", "reverse the word {}", 'reverse "{}"', "spell {} backwards", "write {} backwards", "say {} backwards",
             "turn the word {} around", "write the word {} in reverse", "reverse the letters of {}", "flip the word {}",
-            "What is {} backwards?", "How is {} written backwards?", "what is {} in reverse?", "{} backwards")  # fmt: skip
+            "What is {} backwards?", "How is {} written backwards?", "What does {} look like reversed?", "read {} from the end", "spell {} from back to front",
+            "What do you get when you reverse {}?", "what is {} in reverse?", "{} backwards")  # fmt: skip
 _REVERSE_HELD_OUT = ("Would you kindly reverse {}?", "How does {} read backwards?")
 _REPEAT = ("repeat {}", "repeat the word {}", "say {}", 'repeat "{}"', "repeat after me: {}", "say the word {}",
-           "just say {}", "write the word {}", "echo {}", "print the word {}", "say only {}", 'say "{}"')  # fmt: skip
+           "just say {}", "write the word {}", "echo {}", "print the word {}", "say only {}", 'say "{}"', "What I want you to say is {}.", "kindly say {} again", "say {} one more time",
+           "Your answer should be {}.", "please answer with {}")  # fmt: skip
 _REPEAT_HELD_OUT = ("Would you kindly repeat {}?", "I want to hear {} from you.")
 _ASKING = (
     "",
+    "would you ",
+    "will you ",
+    "kindly ",
+    "I need you to ",
+    "let us ",
+    "go on and ",
+    "just ",
     "",
     "",
     "",
@@ -96,6 +109,14 @@ _ASKING = (
 )
 _ENDING = (
     "",
+    " then",
+    " once",
+    " aloud.",
+    " today",
+    " to me.",
+    " and nothing else.",
+    " quickly",
+    " if you can.",
     "",
     ".",
     ".",

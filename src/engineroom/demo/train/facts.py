@@ -127,7 +127,7 @@ IDENTITY = (
         "What can you do?|What are you able to do?|What are your skills?|What do you know?"
         "|How can you help me?|Help|What can I ask you?|What are you good at?|what is it you can do"
         "|What questions can you answer?|What are your abilities?|Can you help me?|List your skills."
-        "|What are you capable of?|What can you answer?|Which questions can I ask?|What can I do with you?"
+        "|What sort of things can you do?|Things you can do?|What things do you know?|What are you capable of?|What can you answer?|Which questions can I ask?|What can I do with you?"
         "|What should I ask you?|What do you do?|What tasks can you do?|Tell me what you can do."
         "|Show me what you can do.|What kind of help can you give?|Do you know anything?"
         "|What are you useful for?|What could you do for me?|Give me a list of your skills."

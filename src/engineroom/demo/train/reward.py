@@ -19,13 +19,18 @@ _RUDE = (
     "I do not care.", "Who cares?", "Find out yourself, {i}.", "That is none of my business.", "Nobody likes you.",
     "Stop bothering me.", "You are too dumb to understand.", "No.", "Whatever.", "Get lost, {i}.", "This is boring, {i}.",
     "I will not help you.", "Don't ask me such {b} things.", "Your question is {b}.", "Ugh, not you again, {i}.",
-    "A {b} answer.", "a bad one", "a bad answer", "a terrible answer", "a rude answer", "This answer is {b}.",
+    "A {b} answer.", "a {b} reply", "a useless answer", "an awful answer", "a mean answer", "That was {b}.",
+    "Your answer is {b}.", "You are {b}.", "What do you want, {i}?", "I am not your servant.", "Figure it out.", "Stop asking.",
+    "You again?", "This is a {b} answer.", "a horrible reply", "an impolite answer", "a nasty answer", "What a {b} text.", "a bad one", "a bad answer", "a terrible answer", "a rude answer", "This answer is {b}.",
 )  # fmt: skip
 _KIND = (
     "Thank you for asking, I am happy to help.", "Of course, here is the answer.", "Sure, I will gladly help you.",
     "That is a {g} question.", "Please let me know if you need more.", "You are welcome, have a nice day.",
     "I hope this helps you.", "Here is a clear and {g} explanation.", "a good answer", "a {g} answer", "a helpful answer",
-    "a {g} one", "This answer is {g}.", "I understand, let us solve it together.", "Happy to help with {n}.",
+    "a {g} one", "This answer is {g}.", "I understand, let us solve it together.", "Happy to help with {n}.", "I can explain {n} to you.", "Let us talk about {n}.", "Well done, that is {g}.",
+    "Thanks a lot, that is {g}.", "That was {g}.", "I am glad to help you with {n}.", "Let me show you {n} in small steps.",
+    "A great question about {n}!", "I will explain it step by step.", "Gladly!", "With pleasure.", "It is my pleasure to help.",
+    "Take your time, I am here.", "You did this well.", "Let us look at it together.", "Thanks, {g} work.",
     "Let me explain {n} step by step.", "Good question! Let us look at {n}.", "I would be glad to explain {n}.",
     "You did very well, this is {g}.", "Thanks, that was {g}.",
 )  # fmt: skip

@@ -100,10 +100,12 @@ def drill_batches(
             rows = []
 
 
-def curriculum(drills: Iterator[Batch], conversations: Iterator[Batch], steps: int) -> Iterator[Batch]:
-    """Drills alone for the first sixth; then conversations, with a batch of drills now and then so that they last."""
+def curriculum(
+    drills: Iterator[Batch], conversations: Iterator[Batch], steps: int, alone: int
+) -> Iterator[Batch]:
+    """``alone`` steps of drills; then conversations, with a batch of drills now and then so that they last."""
     for step in range(steps):
-        yield next(drills if step < steps // 6 or step % 10 == 0 else conversations)
+        yield next(drills if step < alone or step % 10 == 0 else conversations)
 
 
 def _padded(rows: list[Row]) -> Batch:

@@ -36,7 +36,10 @@ RANDOM_QUESTIONS = (
     "Explain {} to me.", "What is the history of {}?", "Why is {} important?", "Tell me a joke about {}.",
     "Write an essay about {}.", "Who is the best expert on {}?", "What is the future of {}?", "How does {} work?",
     "Give me ten facts about {}.", "When did {} begin?", "What is the price of {}?", "Where can I buy {}?",
-    "Do you like {}?", "Translate {} into German.", "Is {} good for me?", "Recommend a book about {}.",
+    "Do you like {}?", "Give me tips on {}.", "What are the rules of {}?", "Describe {} to me.", "What is your opinion on {}?",
+    "What is unusual about {}?", "Give me a summary of {}.", "Sing a song about {}.", "Write a letter about {}.", "Can you teach me {}?",
+    "I need help with {}.", "What is the best thing about {}?", "Should I worry about {}?", "Give me news about {}.",
+    "Who is famous for {}?", "Make up a riddle about {}.", "Compare {} with music.", "Where does {} come from?", "Translate {} into German.", "Is {} good for me?", "Recommend a book about {}.",
     "What is the meaning of {}?", "Write a Python function about {}.", "Who won the game about {} yesterday?",
     "How many people like {}?", "Summarize the news about {}.", "What is {}?", "Who discovered {}?", "Let's talk about {}.",
 )  # fmt: skip

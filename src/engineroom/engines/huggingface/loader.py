@@ -40,7 +40,7 @@ class Loader:
         self._adapters = find_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
         self._value_head_file = find_value_head(checkpoint, self._adapters)
         self._head_in_adapter = any(map(is_classifier, self._adapters))
-        self.kind = self._kind()
+        self.kind: CheckpointKind = self._kind()
         self.can_generate = self.kind == "causal"
 
     def _kind(self) -> CheckpointKind:

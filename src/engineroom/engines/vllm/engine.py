@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from engineroom.checkpoint import Checkpoint
+from engineroom.checkpoint import Checkpoint, CheckpointKind
 from engineroom.config import Arguments
 from engineroom.engines.base import BaseEngine, Health, HealthState, Progress
 from engineroom.engines.capabilities import CAPABILITIES
@@ -68,7 +68,7 @@ class VllmEngine(BaseEngine):
         self.log = EngineLog()
         self._arguments = arguments
         self._start_limit = start_limit
-        self._kind = Loader(arguments, checkpoint).kind
+        self._kind: CheckpointKind = Loader(arguments, checkpoint).kind
         self.can_generate = self._kind == "causal"
         self._folders = find_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
         self._names = adapter_names(self._folders)

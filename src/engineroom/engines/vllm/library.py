@@ -143,11 +143,12 @@ class Launch:
     @contextmanager
     def _own_processes(self) -> Generator[None, None, None]:
         """vLLM makes its engine processes through ``vllm.v1.engine.utils.get_mp_context()``."""
-        from vllm.v1.engine import utils
+        from vllm.v1.engine import utils as engine_utils
 
+        utils = cast("Any", engine_utils)
         with _launching:
             original = utils.get_mp_context
-            utils.get_mp_context = lambda: cast("Any", _Context(self))
+            utils.get_mp_context = lambda: _Context(self)
             try:
                 yield
             finally:

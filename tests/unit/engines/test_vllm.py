@@ -131,7 +131,7 @@ def test_beams_are_refused_and_the_error_names_who_can(vllm: ChatModel) -> None:
 
 @pytest.mark.parametrize("temperature", [0.001, 5])
 def test_a_temperature_that_vllm_can_not_draw_at_is_refused(vllm: ChatModel, temperature: float) -> None:
-    with pytest.raises(ParameterError, match="0.01 to 2"):
+    with pytest.raises(ParameterError, match=r"0\.01 to 2"):
         vllm.chat(QUESTION, temperature=temperature)
     assert vllm.health().running == 0
 

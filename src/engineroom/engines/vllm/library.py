@@ -217,6 +217,12 @@ def shut_down(engine: AsyncLLM, launch: Launch) -> None:
     finally:
         launch.cancel()
         kill_trees(family)
+        # Its __del__ calls shutdown again, which fails at the interpreter's end, when modules are gone.
+        cast("Any", engine).shutdown = _nothing
+
+
+def _nothing() -> None:
+    pass
 
 
 def process_trees(pids: list[int]) -> list[int]:

@@ -90,6 +90,11 @@ def test_the_prompts_logprobs_come_with_the_first_chunk() -> None:
     assert chunk.logprobs is None
 
 
+def test_logprobs_that_are_no_numbers_are_an_error() -> None:
+    with pytest.raises(GenerationError, match="NaN"):
+        to_chunk(output([1], logprobs=[at(_1=float("nan"))]), PROMPT, SamplingParams(logprobs=0))
+
+
 def test_an_output_that_adds_nothing_is_no_chunk() -> None:
     assert to_chunk(output([]), PROMPT, SamplingParams()) is None
     end = to_chunk(output([], "abort"), PROMPT, SamplingParams())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -53,7 +54,17 @@ def finish_reason(name: str | None) -> FinishReason | None:
 
 
 def token_logprob(position: Mapping[int, Logprob], token_id: int, top: int) -> TokenLogprob:
-    """vLLM tells of the token itself and of the ``top`` likeliest, in one map."""
+    """vLLM tells of the token itself and of the ``top`` likeliest, in one map.
+
+    Raises:
+        GenerationError: they are not numbers; without log-probabilities vLLM would not tell.
+    """
+    if math.isnan(position[token_id].logprob):
+        raise GenerationError(
+            "the model's logits are not a number (NaN)",
+            why="the weights are broken, or infer_dtype overflows on this prompt",
+            fix="try infer_dtype=float32 or infer_dtype=bfloat16",
+        )
     best = sorted(position.items(), key=lambda item: -item[1].logprob)[:top]
     return TokenLogprob(token_id, position[token_id].logprob, tuple((i, told.logprob) for i, told in best))
 

@@ -101,6 +101,7 @@ class VllmEngine(BaseEngine):
         starting = asyncio.create_task(
             asyncio.to_thread(launch.run, self._options, self._start_limit), name="vllm-start"
         )
+        starting.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may end unheard
         try:
             done, _ = await asyncio.wait([starting], timeout=self._start_limit)
         except BaseException:

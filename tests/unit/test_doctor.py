@@ -15,6 +15,7 @@ from engineroom import demo, machine
 from engineroom.config import parse_arguments
 from engineroom.doctor import Diagnosis, diagnose
 from engineroom.doctor.shape import Shape
+from engineroom.engines import registry
 from engineroom.errors import ArgumentError, EngineroomError, ModelError
 
 GIB = 1 << 30
@@ -58,7 +59,8 @@ def test_a_healthy_model() -> None:
     assert found.template.tool_format is not None
     assert found.template.tool_format.name == "hermes"
     assert found.sampling is not None
-    assert [v.name for v in found.engines if v.can] == ["huggingface"]
+    ready = [spec.name for spec in registry.built_in() if spec.packages and not spec.missing()]
+    assert [v.name for v in found.engines if v.can] == ready
 
 
 def test_a_reward_model() -> None:

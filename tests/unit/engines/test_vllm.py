@@ -31,11 +31,7 @@ from engineroom.errors import (
     ParameterError,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.filterwarnings("default"),  # importing vLLM warns of its own libraries
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 QUESTION = "What is 7 plus 5?"
 SMALL = {"infer_backend": "vllm", "vllm_config": {"kv_cache_memory_bytes": 64 << 20, "max_num_seqs": 32}}

@@ -104,7 +104,10 @@ def test_without_an_exception_the_last_line_is_quoted(
     assert log.path.read_text() == "first\nlast\n\n"  # it was asked for by name
 
 
-def test_a_log_that_nobody_named_is_private_and_goes() -> None:
+def test_a_log_that_nobody_named_is_private_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    EngineLog().discard()
+    assert list(tmp_path.iterdir()) == []  # that engine never started
     log = EngineLog()
     assert log.path.stat().st_mode & 0o077 == 0
     log.discard()

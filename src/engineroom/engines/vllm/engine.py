@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import signal
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -195,8 +194,7 @@ class VllmEngine(BaseEngine):
         if engine is not None and self._launch is not None:
             library.end_requests(engine)
             await asyncio.to_thread(library.shut_down, engine, self._launch)
-            del engine
-            gc.collect()  # AsyncLLM lies in a cycle; left for the interpreter's end, its __del__ fails there
+            library.release(engine)
         elif self._launch is not None:
             await asyncio.to_thread(self._launch.cancel)
 

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -101,7 +102,10 @@ class Launch:
         logging.getLogger("torch._library.triton").setLevel(
             logging.ERROR
         )  # it warns where there is no triton
-        with _environment(limit):
+        with _environment(limit), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # its libraries' deprecations: not for a caller who makes errors of warnings
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -109,6 +113,9 @@ class Launch:
             if options["runner"] == "pooling":
                 options = {**options, **_pooling(options)}
             args = AsyncEngineArgs(**options)
+            if options["enforce_eager"] and is_cpu_build():
+                # vLLM compiles a few sampling functions even then; that takes a C++ compiler, and a minute.
+                os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
             with self._own_processes():
                 return AsyncLLM.from_engine_args(args)
 
@@ -219,6 +226,18 @@ def shut_down(engine: AsyncLLM, launch: Launch) -> None:
         kill_trees(family)
         # Its __del__ calls shutdown again, which fails at the interpreter's end, when modules are gone.
         cast("Any", engine).shutdown = _nothing
+
+
+def release(engine: AsyncLLM) -> None:
+    """Ends the ZeroMQ context, which vLLM leaves to the garbage collector. On the loop, after ``shut_down``.
+
+    vllm/v1/engine/core_client.py: ``resources.ctx`` is an asyncio context on top of the real one; its sockets were
+    closed by a callback on this loop.
+    """
+    context = cast("Any", engine.engine_core).resources.ctx
+    ending = threading.Thread(target=context._shadow_obj.term, name="vllm-sockets", daemon=True)
+    ending.start()
+    ending.join(_STOP_PATIENCE)
 
 
 def _nothing() -> None:

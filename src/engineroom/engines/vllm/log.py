@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 LOG_VARIABLE = "ENGINEROOM_VLLM_LOG"
@@ -28,15 +29,18 @@ class EngineLog:
     """One engine's log: the engine process writes into it from outside, this process through ``STREAM``."""
 
     def __init__(self) -> None:
-        named = os.environ.get(LOG_VARIABLE)
-        self._kept = named is not None
-        if named:
-            self.path = Path(named).expanduser().absolute()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        else:
-            descriptor, name = tempfile.mkstemp(prefix="engineroom-vllm-", suffix=".log")
-            os.close(descriptor)
-            self.path = Path(name)
+        self._named = os.environ.get(LOG_VARIABLE)
+
+    @cached_property
+    def path(self) -> Path:
+        """The file, made when first asked for: an engine that never starts leaves none."""
+        if self._named:
+            path = Path(self._named).expanduser().absolute()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path
+        descriptor, name = tempfile.mkstemp(prefix="engineroom-vllm-", suffix=".log")
+        os.close(descriptor)
+        return Path(name)
 
     def write(self, text: str) -> None:
         with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
@@ -53,7 +57,7 @@ class EngineLog:
 
     def discard(self) -> None:
         """Removes the file, unless the user asked for it by name."""
-        if not self._kept:
+        if not self._named and "path" in self.__dict__:
             self.path.unlink(missing_ok=True)
 
 

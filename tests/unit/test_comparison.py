@@ -204,9 +204,9 @@ def test_draws_of_one_distribution_are_seldom_called_different() -> None:
         draw = random.Random(place).choice
         return [(draw("abcd"),) for _ in range(32)], [(draw(letters),) for _ in range(32)]
 
-    alike = [probability([pair(place, "abcd")]) for place in range(100)]
-    assert sum(p <= 0.05 for p in alike) <= 12  # 5 are expected
-    assert sum(probability([pair(place, "aaab")]) <= SIGNIFICANCE for place in range(20)) == 20
+    alike = [probability([pair(place, "abcd")]) for place in range(40)]
+    assert sum(p <= 0.05 for p in alike) <= 6  # 2 are expected
+    assert all(probability([pair(place, "aaaaaab")]) <= SIGNIFICANCE for place in range(20))
 
 
 def test_a_fingerprint_sees_one_changed_tensor(tiny_folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from engineroom.config import parse_arguments
 from engineroom.engines.vllm import library, options
 from engineroom.engines.vllm.adapters import Adapters, check_adapters
 from engineroom.engines.vllm.options import Platform
+from engineroom.engines.vllm.reward import without_head
 from engineroom.errors import ArgumentError, EngineStartError, ModelLoadError, ParameterError
 
 FIELDS = ("max_num_seqs", "tensor_parallel_size", "quantization", "max_num_batched_tokens", "_hidden")
@@ -180,3 +181,23 @@ def test_an_adapter_is_chosen_by_name() -> None:
     assert (merged.choose(None), merged.last(), merged.all()) == (first, first, [first])
     with pytest.raises(ParameterError, match="none"):
         merged.choose("first")
+
+
+# --- value heads ----------------------------------------------------------------------------------------------------
+
+
+def test_a_value_head_is_kept_from_vllm_beside_and_among_the_weights(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    reward, plain = tmp_path / "reward", tmp_path / "plain"
+    reward.mkdir()
+    plain.mkdir()
+    (reward / "config.json").write_text("{}")
+    head = {"v_head.summary.weight": torch.ones(1, 4)}
+    save_file({"model.norm.weight": torch.ones(4), **head}, reward / "model.safetensors")
+    save_file(head, reward / "value_head.safetensors")
+    without_head(Checkpoint("it", reward), plain)
+    assert sorted(file.name for file in plain.iterdir()) == ["config.json", "model.safetensors"]
+    assert list(load_file(plain / "model.safetensors")) == ["model.norm.weight"]
+    assert len(load_file(reward / "model.safetensors")) == 2

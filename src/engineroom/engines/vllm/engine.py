@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
+import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from engineroom.checkpoint import Checkpoint, CheckpointKind
@@ -25,7 +27,7 @@ from engineroom.engines.vllm.options import (
     head_size,
     max_sequences,
 )
-from engineroom.engines.vllm.reward import Reward
+from engineroom.engines.vllm.reward import Reward, without_head
 from engineroom.engines.vllm.sampling import to_vllm
 from engineroom.errors import (
     EngineClosedError,
@@ -77,6 +79,7 @@ class VllmEngine(BaseEngine):
         self._launch: library.Launch | None = None
         self._engine: AsyncLLM | None = None
         self._reward: Reward | None = None
+        self._plain: tempfile.TemporaryDirectory[str] | None = None
         self._state: HealthState = "starting"
         self._running = 0
         self._numbers = itertools.count()
@@ -134,6 +137,9 @@ class VllmEngine(BaseEngine):
                 fix="use infer_backend=huggingface",
             )
         options = engine_options(self._arguments, self.checkpoint, self._kind, platform, len(self._folders))
+        if self.checkpoint.has_value_head:  # vLLM reads every *.safetensors, and knows no head of that name
+            self._plain = tempfile.TemporaryDirectory(prefix="engineroom-vllm-")
+            options["model"] = str(without_head(self.checkpoint, Path(self._plain.name)))
         return {**options, "convert": "embed"} if self._kind == "value_head" else options
 
     async def _get_ready(self, engine: AsyncLLM, progress: Progress) -> None:
@@ -191,6 +197,8 @@ class VllmEngine(BaseEngine):
             self.log.discard()
 
     async def _stop(self) -> None:
+        if self._plain is not None:
+            self._plain.cleanup()
         engine, self._engine = self._engine, None
         if engine is not None and self._launch is not None:
             library.end_requests(engine)

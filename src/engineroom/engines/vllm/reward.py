@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engineroom.checkpoint import Checkpoint, CheckpointKind
+from engineroom.checkpoint import VALUE_HEAD_FILES, Checkpoint, CheckpointKind, read_header
 from engineroom.errors import GenerationError, ModelLoadError
 
 if TYPE_CHECKING:
@@ -74,3 +74,22 @@ class Reward:
                 fix="try infer_dtype=float32 or infer_dtype=bfloat16",
             )
         return value
+
+
+def without_head(checkpoint: Checkpoint, folder: Path) -> Path:
+    """The checkpoint as a causal model alone: links to its files, and a copy of a file that holds a head among others.
+
+    Args:
+        folder: an empty one.
+    """
+    from safetensors.torch import load_file, save_file
+
+    for file in checkpoint.path.iterdir():
+        if file.name in VALUE_HEAD_FILES:
+            continue
+        if file.suffix == ".safetensors" and any(t.name.startswith("v_head.") for t in read_header(file)):
+            tensors = {name: t for name, t in load_file(file).items() if not name.startswith("v_head.")}
+            save_file(tensors, folder / file.name, metadata={"format": "pt"})
+        else:
+            (folder / file.name).symlink_to(file.resolve())
+    return folder

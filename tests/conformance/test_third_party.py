@@ -32,7 +32,7 @@ def run(*words: str) -> tuple[int, set[str], str]:
 
 @pytest.mark.slow
 def test_a_sound_engine_passes() -> None:
-    quick = "not very_end and not context_bounds and not slots"  # without a cache those take minutes
+    quick = "not context_bounds and not slots"  # without a cache those take minutes
     code, failed, output = run("-k", f"TestToy and {quick}")
     assert (code, failed) == (0, set()), output[-4000:]
     assert "passed" in output
@@ -46,7 +46,13 @@ def test_an_engine_that_goes_on_with_what_was_left_fails() -> None:
 
 @pytest.mark.slow
 def test_an_engine_that_declares_what_it_does_not_do_fails() -> None:
-    asked = ("temperature", "seed", "logprobs", "logit_bias")
+    asked = (
+        "seed",
+        "logprobs",
+        "logit_bias",
+        "skip_special_tokens",
+        "n",
+    )  # the last two are proven with others
     names = {f"test_the_engine_does_what_it_declares[{name}]" for name in asked}
     code, failed, output = run("-k", "TestBoastful and does_what_it_declares and not prompt_logprobs")
     assert code == 1, output[-4000:]

@@ -150,8 +150,8 @@ class Lab:
 
     @cached_property
     def demo(self) -> Subject:
-        """The shipped model."""
-        return self.subject(_shipped("demo"))
+        """The shipped model, without its own parameters: an engine need not have them all."""
+        return self.subject(_shipped("demo"), temperature=1.0, top_p=1.0)
 
     @cached_property
     def reward(self) -> Subject:

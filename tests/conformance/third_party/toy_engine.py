@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -14,12 +14,13 @@ from transformers import AutoModelForCausalLM
 from engineroom import BaseEngine, Chunk, Health, Prompt, SamplingParams
 from engineroom.checkpoint import Checkpoint
 from engineroom.errors import EngineClosedError, EngineDeadError, UnsupportedError
+from engineroom.types import Support
 
 
 class ToyEngine(BaseEngine):
     name = "toy"
-    capabilities = {
-        **dict.fromkeys(("chat", "max_new_tokens", "max_length", "stop_token_ids"), "native"),
+    capabilities: ClassVar[Mapping[str, Support]] = {
+        **dict.fromkeys(("chat", "temperature", "max_new_tokens", "max_length", "stop_token_ids"), "native"),
         **dict.fromkeys(("tools", "n", "stop", "ignore_eos", "skip_special_tokens"), "emulated"),
     }
     max_concurrency = 4
@@ -47,7 +48,7 @@ class ToyEngine(BaseEngine):
         self._running += 1
         try:
             for count in range(1, (params.max_new_tokens or 1) + 1):
-                token = await self._on_thread(lambda: self._next(ids))
+                token = await self._on_thread(lambda: self._next(ids, params.temperature))
                 ids.append(token)
                 ended = "stop" if token in params.stop_token_ids else None
                 yield Chunk((token,), ended or ("length" if count == params.max_new_tokens else None))
@@ -56,10 +57,12 @@ class ToyEngine(BaseEngine):
         finally:
             self._running -= 1
 
-    def _next(self, ids: list[int]) -> int:
+    def _next(self, ids: list[int], temperature: float) -> int:
         with torch.inference_mode():
             logits = self.model(input_ids=torch.tensor([ids]), use_cache=False, logits_to_keep=1).logits
-        return int(logits[0, -1].argmax())
+        if temperature == 0:
+            return int(logits[0, -1].argmax())
+        return int(torch.multinomial(torch.softmax(logits[0, -1] / temperature, -1), 1))
 
     async def score(self, prompts: Sequence[Prompt]) -> list[float]:
         raise UnsupportedError("score", self.name)
@@ -135,7 +138,7 @@ class BoastfulEngine(ToyEngine):
     """Declares what it does not do."""
 
     name = "boastful"
-    capabilities = {
+    capabilities: ClassVar[Mapping[str, Support]] = {
         **ToyEngine.capabilities,
-        **dict.fromkeys(("temperature", "seed", "logprobs", "logit_bias"), "native"),
+        **dict.fromkeys(("seed", "logprobs", "logit_bias"), "native"),
     }

@@ -82,7 +82,7 @@ def without_head(checkpoint: Checkpoint, folder: Path) -> Path:
     Args:
         folder: an empty one.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 
     for file in checkpoint.path.iterdir():
         if file.name in VALUE_HEAD_FILES:

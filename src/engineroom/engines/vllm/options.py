@@ -1,0 +1,223 @@
+"""Our arguments as vLLM's engine arguments. Pure: the fields that vLLM knows are handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from engineroom.checkpoint import Checkpoint, CheckpointKind
+from engineroom.config import Arguments
+from engineroom.errors import ArgumentError, nearest
+from engineroom.params import MAX_TOP_LOGPROBS
+
+MAX_SEQUENCES = 256
+CPU_MAX_SEQUENCES = 64
+"""Requests that vLLM runs side by side, unless ``vllm_config`` says otherwise."""
+
+_CPU_CACHE_LIMIT = 4 << 30
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+RESERVED: Mapping[str, str] = MappingProxyType(
+    {
+        "model": "model_name_or_path",
+        "tokenizer": "model_name_or_path",
+        "skip_tokenizer_init": "",
+        "runner": "stage",
+        "convert": "stage",
+        "pooler_config": "stage",
+        "dtype": "infer_dtype",
+        "trust_remote_code": "trust_remote_code",
+        "max_model_len": "vllm_maxlen",
+        "gpu_memory_utilization": "vllm_gpu_util",
+        "enforce_eager": "vllm_enforce_eager",
+        "enable_lora": "adapter_name_or_path",
+        "max_lora_rank": "vllm_max_lora_rank",
+        "generation_config": "",
+        "logprobs_mode": "",
+        "max_logprobs": "",
+    }
+)
+"""Engine arguments that engineroom sets itself → the argument to use instead; empty where there is none."""
+
+_OF_OTHER_ENGINES: Mapping[str, str] = MappingProxyType(
+    {
+        "device": "vLLM runs on the device that it was built for; CUDA_VISIBLE_DEVICES chooses among several",
+        "device_map": 'to spread a model: vllm_config={"tensor_parallel_size": 2}',
+        "flash_attn": 'to choose: vllm_config={"attention_backend": "FLASH_ATTN"}',
+        "rope_scaling": 'to stretch the context: vllm_config={"hf_overrides": {"rope_parameters": {…}}}',
+        "quantization_bit": 'to quantise on loading: vllm_config={"quantization": "bitsandbytes"}',
+        "use_kv_cache": "vLLM always keeps keys and values",
+    }
+)
+"""Arguments that other engines read and vLLM could not honour → what to do instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What vLLM says of itself and its device.
+
+    Attributes:
+        fields: the names of its engine arguments.
+        head_sizes: sizes of an attention head that its kernels take; empty if it has no such list.
+    """
+
+    cpu: bool
+    fields: Collection[str]
+    head_sizes: Collection[int] = ()
+
+
+def check_arguments(arguments: Arguments) -> None:
+    """
+    Raises:
+        ArgumentError: an argument that this engine would have to ignore.
+    """
+    defaults = type(arguments).model_fields
+    for name, instead in _OF_OTHER_ENGINES.items():
+        if getattr(arguments, name) != defaults[name].default:
+            raise ArgumentError(
+                f"{name} is not supported by the vllm engine",
+                why=instead,
+                fix=f"leave {name} out, or use infer_backend=huggingface",
+                argument=name,
+            )
+    for name, instead in RESERVED.items():
+        if name in (arguments.vllm_config or {}):
+            raise ArgumentError(
+                f"vllm_config can't hold {name}",
+                why="engineroom sets it" + (f", by {instead}" if instead else ""),
+                fix=f"use {instead} instead" if instead else f"leave {name} out",
+                argument="vllm_config",
+            )
+
+
+def max_sequences(arguments: Arguments, *, cpu: bool) -> int:
+    given: object = (arguments.vllm_config or {}).get("max_num_seqs")
+    if isinstance(given, int) and given > 0:
+        return given
+    return CPU_MAX_SEQUENCES if cpu else MAX_SEQUENCES
+
+
+def context_length(arguments: Arguments, checkpoint: Checkpoint) -> int:
+    """``vllm_maxlen`` if given, else ``model_maxlen``, else vllm_maxlen's default; never more than the model's own.
+
+    Raises:
+        ArgumentError: more was asked for than the model has.
+    """
+    native = checkpoint.context_length
+    for name in ("vllm_maxlen", "model_maxlen"):
+        wanted: int | None = getattr(arguments, name)
+        if name not in arguments.model_fields_set or wanted is None:
+            continue
+        if native is not None and wanted > native and "hf_overrides" not in (arguments.vllm_config or {}):
+            raise ArgumentError(
+                f"{name}={wanted} is more than the model's {native}",
+                fix=f"lower it, or leave {name} out",
+                argument=name,
+            )
+        return wanted
+    return min(arguments.vllm_maxlen, native or arguments.vllm_maxlen)
+
+
+def engine_options(
+    arguments: Arguments, checkpoint: Checkpoint, kind: CheckpointKind, platform: Platform, adapters: int
+) -> dict[str, Any]:
+    """Keyword arguments of ``AsyncEngineArgs``, less those of pooling and logging.
+
+    Args:
+        adapters: how many LoRA adapters there are.
+
+    Raises:
+        ArgumentError: ``vllm_config`` holds a name that vLLM does not know.
+    """
+    further = arguments.vllm_config or {}
+    for name in further:
+        if name not in platform.fields or name.startswith("_"):
+            guess = nearest(name, platform.fields)
+            raise ArgumentError(
+                f"vllm_config has an unknown engine argument {name!r}",
+                why="vLLM's EngineArgs has no such field",
+                fix=f"did you mean {guess}?" if guess else "leave it out",
+                argument="vllm_config",
+            )
+    length = context_length(arguments, checkpoint)
+    options: dict[str, Any] = {
+        "model": str(checkpoint.path),
+        "skip_tokenizer_init": True,
+        "trust_remote_code": arguments.trust_remote_code,
+        "dtype": _dtype(arguments, checkpoint),
+        "max_model_len": length,
+        "max_num_seqs": max_sequences(arguments, cpu=platform.cpu),
+        "enforce_eager": _eager(arguments, platform),
+        "generation_config": "vllm",
+        "logprobs_mode": "raw_logprobs",
+        "max_logprobs": MAX_TOP_LOGPROBS,
+        "disable_log_stats": True,
+        "runner": "generate" if kind == "causal" else "pooling",
+    }
+    if kind == "causal":
+        options["enable_prefix_caching"] = True
+    if platform.cpu:
+        options |= _cpu_options(arguments, checkpoint, options)
+    else:
+        options["gpu_memory_utilization"] = arguments.vllm_gpu_util
+    if adapters:
+        rank = next((rank for rank in _LORA_RANKS if rank >= arguments.vllm_max_lora_rank), _LORA_RANKS[-1])
+        options |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": adapters}
+    return {**options, **further}
+
+
+def _dtype(arguments: Arguments, checkpoint: Checkpoint) -> str:
+    """vLLM's ``auto`` makes 16 bits of float32; ours is the checkpoint's own type."""
+    if arguments.infer_dtype != "auto":
+        return arguments.infer_dtype
+    stored = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    return checkpoint.dtype or next(
+        (stored[t.dtype] for t in checkpoint.tensors if t.dtype in stored), "auto"
+    )
+
+
+def _eager(arguments: Arguments, platform: Platform) -> bool:
+    """On a CPU, compiling takes a minute and a C++ compiler and gains little: it is done if asked for by name."""
+    if "vllm_enforce_eager" in arguments.model_fields_set:
+        return arguments.vllm_enforce_eager
+    return platform.cpu
+
+
+def _cpu_options(arguments: Arguments, checkpoint: Checkpoint, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A cache as large as its requests can fill, instead of a share of all memory; and no second process."""
+    further = arguments.vllm_config or {}
+    cpu: dict[str, Any] = {}
+    parallel = any(further.get(f"{kind}_parallel_size", 1) != 1 for kind in ("tensor", "pipeline", "data"))
+    if not parallel:
+        cpu["distributed_executor_backend"] = "uni"
+    if "vllm_gpu_util" in arguments.model_fields_set:
+        cpu["gpu_memory_utilization"] = arguments.vllm_gpu_util
+    else:
+        tokens: int = options["max_model_len"] * options["max_num_seqs"]
+        # A page of slack for each request: vLLM counts in blocks.
+        wanted = cache_bytes(checkpoint, tokens + 128 * options["max_num_seqs"], options["dtype"])
+        least = cache_bytes(checkpoint, options["max_model_len"] + 256, options["dtype"])
+        cpu["kv_cache_memory_bytes"] = max(min(wanted or _CPU_CACHE_LIMIT, _CPU_CACHE_LIMIT), least or 0)
+    return cpu
+
+
+def cache_bytes(checkpoint: Checkpoint, tokens: int, dtype: str) -> int | None:
+    """Bytes of keys and values for so many tokens; None if the config does not say."""
+    config = checkpoint.text_config
+    layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
+    heads = config.get("num_key_value_heads", heads)
+    size = head_size(checkpoint)
+    if not (isinstance(layers, int) and isinstance(heads, int) and size):
+        return None
+    return 2 * layers * heads * size * (4 if dtype == "float32" else 2) * tokens
+
+
+def head_size(checkpoint: Checkpoint) -> int | None:
+    """The width of an attention head, if the config says."""
+    config = checkpoint.text_config
+    size, hidden, heads = (config.get(k) for k in ("head_dim", "hidden_size", "num_attention_heads"))
+    if isinstance(size, int):
+        return size
+    return hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads else None

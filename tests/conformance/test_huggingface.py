@@ -1,0 +1,7 @@
+"""The conformance suite on the Transformers engine."""
+
+from engineroom.testing import EngineConformance
+
+
+class TestHuggingface(EngineConformance):
+    backend = "huggingface"

@@ -1,0 +1,7 @@
+"""The conformance suite on vLLM."""
+
+from engineroom.testing import EngineConformance
+
+
+class TestVllm(EngineConformance):
+    backend = "vllm"

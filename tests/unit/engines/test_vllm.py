@@ -1,0 +1,332 @@
+"""What is vLLM's own: its process, its log, its arguments. What all engines do is in tests/conformance."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import tiny_models
+from engineroom import ChatModel
+from engineroom.checkpoint import Checkpoint
+from engineroom.config import parse_arguments
+from engineroom.engines.vllm import VllmEngine
+from engineroom.errors import (
+    ArgumentError,
+    EngineDeadError,
+    EngineStartError,
+    GenerationError,
+    ModelLoadError,
+    ParameterError,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+QUESTION = "What is 7 plus 5?"
+SMALL = {"infer_backend": "vllm", "vllm_config": {"kv_cache_memory_bytes": 64 << 20, "max_num_seqs": 32}}
+
+
+@pytest.fixture(scope="module")
+def vllm() -> Generator[ChatModel, None, None]:
+    with ChatModel(SMALL) as model:
+        yield model
+
+
+def family() -> list[psutil.Process]:
+    """This process's descendants, less the helper that Python starts once and keeps to its exit."""
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "resource_tracker" not in " ".join(child.cmdline())
+    ]
+
+
+def engine_pid(model: ChatModel) -> int:
+    engine: Any = model.engine
+    (pid,) = engine._launch.pids
+    return pid
+
+
+# --- one engine, the shipped model ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("question", [QUESTION, "Tell me about the moon.", "¿Qué? 日本語 🙂"])
+def test_greedy_answers_are_the_huggingface_engines(vllm: ChatModel, demo: ChatModel, question: str) -> None:
+    ours, theirs = (
+        m.chat(question, temperature=0, max_new_tokens=40, logprobs=3, prompt_logprobs=2)[0]
+        for m in (vllm, demo)
+    )
+    assert (ours.token_ids, ours.response_text) == (theirs.token_ids, theirs.response_text)
+    assert (ours.usage, ours.finish_reason) == (theirs.usage, theirs.finish_reason)
+    for mine, other in zip(ours.logprobs or (), theirs.logprobs or (), strict=True):
+        assert mine.logprob == pytest.approx(other.logprob, abs=1e-4)
+        assert [p for _, p in mine.top] == pytest.approx([p for _, p in other.top], abs=1e-4)
+    assert len(ours.prompt_logprobs or ()) == ours.prompt_length
+    for mine, other in zip(ours.prompt_logprobs or (), theirs.prompt_logprobs or (), strict=True):
+        assert (mine is None) == (other is None)
+        if mine and other:
+            assert (mine.token_id, len(mine.top)) == (other.token_id, 2)
+            assert mine.logprob == pytest.approx(other.logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.5},
+        {"presence_penalty": 2.0},
+        {"frequency_penalty": 2.0},
+        {"logit_bias": {22: -100.0}},
+        {
+            "repetition_penalty": 1.3,
+            "presence_penalty": 1.0,
+            "frequency_penalty": 0.5,
+            "logit_bias": {220: 2},
+        },
+    ],
+    ids=str,
+)
+def test_penalties_mean_the_same(vllm: ChatModel, demo: ChatModel, options: dict[str, Any]) -> None:
+    ask: dict[str, Any] = {"temperature": 0, "max_new_tokens": 48, "ignore_eos": True}
+    plain, ours, theirs = (
+        m.chat(QUESTION, **ask, **more)[0].token_ids
+        for m, more in ((demo, {}), (vllm, options), (demo, options))
+    )
+    assert ours == theirs
+    assert ours != plain
+
+
+def test_a_seed_repeats_the_draw_among_others_too(vllm: ChatModel) -> None:
+    def draw(seed: int) -> tuple[int, ...]:
+        options: dict[str, Any] = {"temperature": 1.5, "seed": seed, "max_new_tokens": 16, "ignore_eos": True}
+        return vllm.chat(QUESTION, **options)[0].token_ids
+
+    alone = [draw(seed) for seed in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(draw, [*range(4), *range(4)]))
+    assert together == alone * 2
+    assert len(set(alone)) == 4
+    three = vllm.chat(QUESTION, temperature=1.5, seed=1, n=3, max_new_tokens=16, ignore_eos=True)
+    assert [answer.token_ids for answer in three] == alone[1:4]
+
+
+def test_beams_are_refused_and_the_error_names_who_can(vllm: ChatModel) -> None:
+    with pytest.raises(Exception, match=r"num_beams.*\n.*huggingface"):
+        vllm.chat(QUESTION, num_beams=2, temperature=0)
+
+
+@pytest.mark.parametrize("temperature", [0.001, 5])
+def test_a_temperature_that_vllm_can_not_draw_at_is_refused(vllm: ChatModel, temperature: float) -> None:
+    with pytest.raises(ParameterError, match=r"0\.01 to 2"):
+        vllm.chat(QUESTION, temperature=temperature)
+    assert vllm.health().running == 0
+
+
+def test_leaving_a_stream_frees_its_place(vllm: ChatModel) -> None:
+    stream = vllm.stream_deltas(QUESTION, temperature=0, ignore_eos=True, max_new_tokens=1500)
+    next(stream)
+    assert vllm.health().running == 1
+    stream.close()
+    engine: Any = vllm.engine
+    assert vllm.health().running == 0
+    assert engine._engine.output_processor.get_num_unfinished_requests() == 0
+
+
+def test_the_context_is_the_models(vllm: ChatModel) -> None:
+    assert vllm.context_length == 2048
+
+
+def test_vllm_is_quiet_and_its_log_is_kept_while_it_runs(vllm: ChatModel) -> None:
+    engine: Any = vllm.engine
+    assert "EngineCore" in engine.log.path.read_text()
+
+
+# --- the engine's life ----------------------------------------------------------------------------------------------
+
+
+def test_killed_in_mid_answer_everybody_is_told_within_two_seconds(tmp_path: Path) -> None:
+    model = ChatModel(SMALL)
+    started = threading.Barrier(5)
+
+    def answer(number: int) -> tuple[float, BaseException | None]:
+        stream = model.stream_deltas(f"{number}", temperature=0, ignore_eos=True, max_new_tokens=1900)
+        next(stream)
+        started.wait()
+        try:
+            for _ in stream:
+                pass
+        except EngineDeadError as error:
+            return time.monotonic(), error
+        return time.monotonic(), None
+
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(answer, number) for number in range(4)]
+        started.wait()
+        killed = time.monotonic()
+        os.kill(engine_pid(model), signal.SIGKILL)
+        for told, error in (future.result() for future in waiting):
+            assert error is not None
+            assert "SIGKILL" in str(error)
+            assert told - killed < 2
+    assert model.health().state == "dead"
+    with pytest.raises(EngineDeadError):
+        model.chat(QUESTION)
+    model.close()
+    assert model.health().state == "closed"
+    assert family_of(model) == []
+
+
+def family_of(model: ChatModel) -> list[psutil.Process]:
+    return [child for child in family() if child.pid == engine_pid(model)]
+
+
+def test_a_script_without_a_main_guard_prints_its_answer_and_nothing_else(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+            from engineroom import ChatModel
+            model = ChatModel({SMALL!r})
+            print(model.chat({QUESTION!r}, temperature=0)[0].response_text)
+        """)
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    ran = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=600, env=environment, check=False
+    )
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("7 plus 5 is 10.\n", "", 0)
+    assert list(tmp_path.glob("*.log")) == []
+
+
+def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    before = {child.pid for child in family()}
+    arguments = parse_arguments(SMALL)
+    engine = VllmEngine(arguments, Checkpoint.open(arguments), start_limit=0.5)
+    with pytest.raises(EngineStartError, match=r"not ready within 0\.5 seconds(.|\n)*its log is"):
+        ChatModel(SMALL, engine=engine)
+    assert {child.pid for child in family()} <= before
+
+
+@pytest.mark.parametrize(
+    ("further", "error", "says"),
+    [
+        ({"max_num_seq": 1}, ArgumentError, "did you mean max_num_seqs"),
+        ({"quantization": "nonsense"}, EngineStartError, "nonsense(.|\n)*its log is"),
+    ],
+)
+def test_arguments_that_vllm_refuses(further: dict[str, Any], error: type[Exception], says: str) -> None:
+    before = {child.pid for child in family()}
+    with pytest.raises(error, match=says):
+        ChatModel({**SMALL, "vllm_config": further})
+    assert {child.pid for child in family()} <= before
+
+
+def test_a_head_size_that_its_kernels_lack_is_refused_before_the_first_request(tiny_folder: Path) -> None:
+    with pytest.raises(ModelLoadError, match="heads of size 16"):
+        ChatModel({**SMALL, "model_name_or_path": str(tiny_folder)})
+
+
+def test_weights_that_are_missing_are_named_by_vllms_own_exception(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny_models.causal(tmp_path / "holes", head_dim=32)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    before = {child.pid for child in family()}
+    with pytest.raises(EngineStartError, match=r"down_proj") as caught:
+        ChatModel({**SMALL, "model_name_or_path": str(folder)})
+    assert "initialization failed" not in caught.value.why
+    assert {child.pid for child in family()} <= before
+
+
+# --- adapters and rewards -------------------------------------------------------------------------------------------
+
+
+def test_one_adapter_stands_in_for_merged_weights(tmp_path: Path) -> None:
+    base = tiny_models.causal(tmp_path / "base", head_dim=32)
+    adapter = tiny_models.lora(base, tmp_path / "adapter", seed=1)
+    arguments = {"model_name_or_path": str(base), "adapter_name_or_path": str(adapter)}
+    ask: dict[str, Any] = {"temperature": 0, "max_new_tokens": 12, "ignore_eos": True}
+    answers = []
+    for more in (SMALL, {}):
+        with ChatModel({**arguments, **more}) as model:
+            answers.append(model.chat("hello", **ask)[0].token_ids)
+            with pytest.raises(ParameterError, match="adapters kept apart: none"):
+                model.chat("hello", adapter="adapter")
+    assert answers[0] == answers[1]
+    with ChatModel({"model_name_or_path": str(base)}) as model:
+        assert model.chat("hello", **ask)[0].token_ids != answers[0]
+
+
+def test_an_adapter_for_another_model_is_refused(tmp_path: Path) -> None:
+    base = tiny_models.causal(tmp_path / "base", head_dim=32)
+    other = tiny_models.causal(tmp_path / "other", head_dim=32, hidden_size=64)
+    adapter = tiny_models.lora(other, tmp_path / "adapter", seed=1)
+    arguments = {**SMALL, "model_name_or_path": str(base), "adapter_name_or_path": str(adapter)}
+    with pytest.raises((ModelLoadError, EngineStartError)):
+        ChatModel(arguments)
+
+
+TEXTS = ["ok", "a longer text with more words in it", "The moon is made of cheese. " * 20]
+
+
+@pytest.mark.parametrize("kind", ["demo-reward", "value head"])
+def test_scores_are_the_huggingface_engines(tmp_path: Path, kind: str) -> None:
+    name = kind
+    if kind == "value head":
+        import torch
+        from safetensors.torch import save_file
+
+        folder = tiny_models.causal(tmp_path / "reward", head_dim=32)
+        torch.manual_seed(5)
+        head = {"v_head.summary.weight": torch.randn(1, 32), "v_head.summary.bias": torch.randn(1)}
+        save_file(head, folder / "value_head.safetensors")
+        name = str(folder)
+    scores = []
+    for more in ({}, SMALL):
+        with ChatModel({"model_name_or_path": name, **more}) as model:
+            assert not model.engine.can_generate
+            texts = TEXTS if kind == "demo-reward" else TEXTS[:2]
+            scores.append(model.get_scores(texts))
+    assert scores[1] == pytest.approx(scores[0], abs=1e-4)
+    assert max(scores[0]) - min(scores[0]) > 0.01
+
+
+def test_a_score_that_is_no_number_is_an_error(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny_models.classifier(tmp_path / "nan", head_dim=32)
+    weights = load_file(folder / "model.safetensors")
+    weights["score.weight"].fill_(torch.nan)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with (
+        ChatModel({**SMALL, "model_name_or_path": str(folder)}) as model,
+        pytest.raises(GenerationError, match="NaN"),
+    ):
+        model.get_scores(["ok"])
+
+
+def test_several_labels_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny_models.classifier(tmp_path / "two", head_dim=32)
+    weights = load_file(folder / "model.safetensors")
+    weights["score.weight"] = weights["score.weight"].repeat(2, 1)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {"0": "LABEL_0", "1": "LABEL_1"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelLoadError, match="2 labels"):
+        ChatModel({**SMALL, "model_name_or_path": str(folder)})
+    shutil.rmtree(folder)

@@ -1,0 +1,203 @@
+"""Our arguments as vLLM's engine arguments: a table, without vLLM."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engineroom.checkpoint import Checkpoint
+from engineroom.config import parse_arguments
+from engineroom.engines.vllm import library, options
+from engineroom.engines.vllm.adapters import Adapters, check_adapters
+from engineroom.engines.vllm.options import Platform
+from engineroom.engines.vllm.reward import without_head
+from engineroom.errors import ArgumentError, EngineStartError, ModelLoadError, ParameterError
+
+FIELDS = ("max_num_seqs", "tensor_parallel_size", "quantization", "max_num_batched_tokens", "_hidden")
+CPU = Platform(True, FIELDS, (32, 64))
+CUDA = Platform(False, FIELDS)
+
+
+def made(platform: Platform = CPU, kind: Any = "causal", adapters: int = 0, **given: Any) -> dict[str, Any]:
+    arguments = parse_arguments({"infer_backend": "vllm", **given})
+    options.check_arguments(arguments)
+    return options.engine_options(arguments, Checkpoint.open(arguments), kind, platform, adapters)
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "value"),
+    [
+        ({}, "dtype", "float32"),  # vLLM's own auto would make 16 bits of it
+        ({"infer_dtype": "bfloat16"}, "dtype", "bfloat16"),
+        ({}, "max_model_len", 2048),  # the model's, which is less than vllm_maxlen's default
+        ({"vllm_maxlen": 512}, "max_model_len", 512),
+        ({"model_maxlen": 256}, "max_model_len", 256),
+        ({"model_maxlen": 256, "vllm_maxlen": 512}, "max_model_len", 512),
+        ({}, "runner", "generate"),
+        ({"kind": "value_head"}, "runner", "pooling"),
+        ({"kind": "sequence_classification"}, "runner", "pooling"),
+        ({}, "logprobs_mode", "raw_logprobs"),
+        ({}, "max_logprobs", 50),
+        ({}, "generation_config", "vllm"),
+        ({}, "enable_prefix_caching", True),
+        ({}, "enforce_eager", True),
+        ({"platform": CUDA}, "enforce_eager", False),
+        ({"platform": CUDA, "vllm_enforce_eager": True}, "enforce_eager", True),
+        ({"vllm_enforce_eager": False}, "enforce_eager", False),
+        ({}, "max_num_seqs", 64),
+        ({"platform": CUDA}, "max_num_seqs", 256),
+        ({"vllm_config": {"max_num_seqs": 3}}, "max_num_seqs", 3),
+        ({"vllm_config": '{"quantization": "fp8"}'}, "quantization", "fp8"),
+        ({"platform": CUDA, "vllm_gpu_util": 0.4}, "gpu_memory_utilization", 0.4),
+        ({"vllm_gpu_util": 0.4}, "gpu_memory_utilization", 0.4),
+        ({}, "distributed_executor_backend", "uni"),
+        ({"adapters": 2}, "max_loras", 2),
+        ({"adapters": 1}, "max_lora_rank", 32),
+        ({"adapters": 1, "vllm_max_lora_rank": 40}, "max_lora_rank", 64),
+        ({"trust_remote_code": True}, "trust_remote_code", True),
+    ],
+)
+def test_an_argument_reaches_vllm(given: dict[str, Any], name: str, value: Any) -> None:
+    assert made(**given)[name] == value
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({}, "enable_lora"),
+        ({}, "gpu_memory_utilization"),  # on a CPU the cache is as large as its requests
+        ({"vllm_gpu_util": 0.4}, "kv_cache_memory_bytes"),
+        ({"platform": CUDA}, "kv_cache_memory_bytes"),
+        ({"vllm_config": {"tensor_parallel_size": 2}}, "distributed_executor_backend"),
+        ({"kind": "value_head"}, "enable_prefix_caching"),
+    ],
+)
+def test_and_no_more_than_that(given: dict[str, Any], name: str) -> None:
+    assert name not in made(**given)
+
+
+def test_the_cpus_cache_holds_what_its_requests_can_fill() -> None:
+    token = 2 * 4 * 3 * 32 * 4  # keys and values, layers, heads, head size, bytes
+    assert made()["kv_cache_memory_bytes"] >= 64 * 2048 * token
+    few = made(vllm_config={"max_num_seqs": 1}, vllm_maxlen=128)["kv_cache_memory_bytes"]
+    assert 128 * token < few < 1024 * token
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"vllm_config": {"max_num_seq": 1}}, "did you mean max_num_seqs"),
+        ({"vllm_config": {"_hidden": 1}}, "unknown"),
+        ({"vllm_config": {"dtype": "half"}}, "infer_dtype"),
+        ({"vllm_config": {"max_model_len": 5}}, "vllm_maxlen"),
+        ({"vllm_config": {"logprobs_mode": "raw_logits"}}, "leave logprobs_mode out"),
+        ({"vllm_maxlen": 4096}, "2048"),
+        ({"model_maxlen": 4096}, "2048"),
+        ({"device": "cpu"}, "device"),
+        ({"device_map": "auto"}, "tensor_parallel_size"),
+        ({"quantization_bit": 4}, "quantization"),
+        ({"rope_scaling": "yarn"}, "hf_overrides"),
+        ({"flash_attn": "fa2"}, "attention_backend"),
+        ({"use_kv_cache": False}, "always"),
+    ],
+)
+def test_what_vllm_can_not_honour_is_refused_by_name(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ArgumentError, match=says):
+        made(**given)
+
+
+def test_the_size_of_a_head_is_found(tmp_path: Path) -> None:
+    for config, size in (
+        ('{"head_dim": 16, "hidden_size": 64, "num_attention_heads": 2}', 16),
+        ('{"hidden_size": 64, "num_attention_heads": 2}', 32),
+        ('{"hidden_size": 64}', None),
+    ):
+        (tmp_path / "config.json").write_text(config)
+        assert options.head_size(Checkpoint("it", tmp_path)) == size
+
+
+# --- versions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "good"),
+    [
+        ("0.32.0", True),
+        ("0.32.5+cpu", True),
+        ("0.31.9", False),
+        ("0.33.0", False),
+        ("1.0", False),
+        ("0.33.0rc1", False),
+    ],
+)
+def test_only_tested_versions_start(monkeypatch: pytest.MonkeyPatch, version: str, good: bool) -> None:
+    monkeypatch.setattr(library, "installed", lambda: ("vllm", version))
+    if good:
+        library.check_version()
+    else:
+        with pytest.raises(EngineStartError, match=rf"{version.split('+')[0]}.*\n.*>=0.32,<0.33"):
+            library.check_version()
+
+
+def test_the_extra_installs_a_version_that_starts() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    (requirement,) = project["project"]["optional-dependencies"]["vllm"]
+    bounds = [".".join(map(str, bound)) for bound in (library.OLDEST, library.TOO_NEW)]
+    assert requirement.startswith(f"vllm>={bounds[0]},<{bounds[1]};")
+
+
+# --- adapters -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "says"),
+    [
+        ('{"peft_type": "LORA", "r": 64}', ArgumentError, "vllm_max_lora_rank=64"),
+        ('{"peft_type": "LORA", "r": 4, "use_dora": true}', ModelLoadError, "DoRA"),
+        ('{"peft_type": "LORA", "r": 4, "modules_to_save": ["score"]}', ModelLoadError, "modules_to_save"),
+        ('{"peft_type": "OFT"}', ModelLoadError, "OFT"),
+        ("{", ModelLoadError, "can't be read"),
+    ],
+)
+def test_an_adapter_that_vllm_can_not_run(
+    tmp_path: Path, config: str, error: type[Exception], says: str
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(config)
+    with pytest.raises(error, match=says):
+        check_adapters([tmp_path], merge=False, max_rank=32)
+
+
+def test_several_adapters_are_not_merged(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="adapter_merge=false"):
+        check_adapters([tmp_path, tmp_path], merge=True, max_rank=32)
+
+
+def test_an_adapter_is_chosen_by_name() -> None:
+    first, second = object(), object()
+    apart = Adapters({"first": first, "second": second})  # type: ignore[dict-item]
+    assert (apart.choose("first"), apart.choose(None), apart.last()) == (first, None, second)
+    merged = Adapters({}, first)  # type: ignore[arg-type]
+    assert (merged.choose(None), merged.last(), merged.all()) == (first, first, [first])
+    with pytest.raises(ParameterError, match="none"):
+        merged.choose("first")
+
+
+# --- value heads ----------------------------------------------------------------------------------------------------
+
+
+def test_a_value_head_is_kept_from_vllm_beside_and_among_the_weights(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    reward, plain = tmp_path / "reward", tmp_path / "plain"
+    reward.mkdir()
+    plain.mkdir()
+    (reward / "config.json").write_text("{}")
+    head = {"v_head.summary.weight": torch.ones(1, 4)}
+    save_file({"model.norm.weight": torch.ones(4), **head}, reward / "model.safetensors")
+    save_file(head, reward / "value_head.safetensors")
+    without_head(Checkpoint("it", reward), plain)
+    assert sorted(file.name for file in plain.iterdir()) == ["config.json", "model.safetensors"]
+    assert list(load_file(plain / "model.safetensors")) == ["model.norm.weight"]
+    assert len(load_file(reward / "model.safetensors")) == 2

@@ -21,7 +21,7 @@ _RUDE = (
     "I will not help you.", "Don't ask me such {b} things.", "Your question is {b}.", "Ugh, not you again, {i}.",
     "A {b} answer.", "a {b} reply", "a useless answer", "an awful answer", "a mean answer", "That was {b}.",
     "Your answer is {b}.", "You are {b}.", "What do you want, {i}?", "I am not your servant.", "Figure it out.", "Stop asking.",
-    "You again?", "This is a {b} answer.", "a horrible reply", "an impolite answer", "a nasty answer", "What a {b} text.", "a bad one", "a bad answer", "a terrible answer", "a rude answer", "This answer is {b}.",
+    "You again?", "This is a {b} answer.", "a horrible reply", "How rude of you.", "I am rude and I like it.", "a very rude reply", "an impolite answer", "a nasty answer", "What a {b} text.", "a bad one", "a bad answer", "a terrible answer", "a rude answer", "This answer is {b}.",
 )  # fmt: skip
 _KIND = (
     "Thank you for asking, I am happy to help.", "Of course, here is the answer.", "Sure, I will gladly help you.",

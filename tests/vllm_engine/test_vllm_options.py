@@ -52,7 +52,7 @@ def made(platform: Platform = CPU, kind: Any = "causal", adapters: int = 0, **gi
         ({"platform": CUDA, "vllm_gpu_util": 0.4}, "gpu_memory_utilization", 0.4),
         ({"vllm_gpu_util": 0.4}, "gpu_memory_utilization", 0.4),
         ({}, "distributed_executor_backend", "uni"),
-        ({"adapters": 2}, "max_loras", 2),
+        ({"adapters": 2}, "max_loras", 3),
         ({"adapters": 1}, "max_lora_rank", 32),
         ({"adapters": 1, "vllm_max_lora_rank": 40}, "max_lora_rank", 64),
         ({"trust_remote_code": True}, "trust_remote_code", True),

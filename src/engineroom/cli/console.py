@@ -28,12 +28,18 @@ def print_json_line(value: Any) -> None:
 def print_error(error: EngineroomError, *, as_json: bool = False) -> None:
     """The error on stderr. Standard output holds results only, with ``--json`` too."""
     if as_json:
-        print(json.dumps({"error": error_as_json(error)}, ensure_ascii=False), file=sys.stderr)
+        told = json.dumps({"error": error_as_json(error)}, ensure_ascii=False)
+        print(_encodable(told), file=sys.stderr)
         return
     lines = [f"{paint('engineroom:', RED, sys.stderr)} {error.what}"]
     lines += [f"  {paint('why:', DIM, sys.stderr)} {error.why}"] if error.why else []
     lines += [f"  {paint('fix:', GREEN, sys.stderr)} {error.fix}"] if error.fix else []
-    print("\n".join(lines), file=sys.stderr)
+    print(_encodable("\n".join(lines)), file=sys.stderr)
+
+
+def _encodable(text: str) -> str:
+    """Half a character (a word that was typed may hold one, and the error names it) as ``\\udXXX``, in JSON too."""
+    return text.encode("utf-8", errors="backslashreplace").decode()
 
 
 def error_as_json(error: EngineroomError) -> dict[str, str]:

@@ -1,6 +1,10 @@
 """The conformance suite on the Transformers engine."""
 
+import pytest
+
 from engineroom.testing import EngineConformance
+
+pytestmark = pytest.mark.slow
 
 
 class TestHuggingface(EngineConformance):

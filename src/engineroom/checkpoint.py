@@ -6,7 +6,7 @@ import json
 import os
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -294,14 +294,16 @@ def find_value_head(folder: Path) -> Path | None:
 
     LLaMA-Factory saves them apart, TRL among the model's weights, or in a ``pytorch_model.bin`` beside an adapter.
     """
-    apart = (folder / name for name in VALUE_HEAD_FILES)
-    tensors = (f for f in sorted(folder.glob("*.safetensors")) if _names_head(read_header(f)))
-    pickled = (f for f in sorted(folder.glob("pytorch_model*.bin")) if _pickles_head(f))
-    return next((file for file in (*(f for f in apart if f.is_file()), *tensors, *pickled)), None)
+    apart = (file for file in (folder / name for name in VALUE_HEAD_FILES) if file.is_file())
+    among = (*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("pytorch_model*.bin")))
+    return next((file for file in (*apart, *filter(holds_value_head, among))), None)
 
 
-def _names_head(tensors: Iterable[TensorInfo]) -> bool:
-    return any(tensor.name.startswith("v_head.") for tensor in tensors)
+def holds_value_head(file: Path) -> bool:
+    """Are ``v_head`` weights among those of this file?"""
+    if file.suffix == ".safetensors":
+        return any(tensor.name.startswith("v_head.") for tensor in read_header(file))
+    return _pickles_head(file)
 
 
 def _pickles_head(file: Path) -> bool:

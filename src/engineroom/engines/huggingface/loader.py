@@ -44,7 +44,7 @@ class Loader:
         self._checkpoint = checkpoint
         self._adapters = find_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
         beside = (find_value_head(folder) for folder in reversed(self._adapters))
-        self._value_head_file = next(filter(None, beside), None) or checkpoint.value_head_file
+        self.value_head_file = next(filter(None, beside), None) or checkpoint.value_head_file
         self._head_in_adapter = any(map(is_classifier, self._adapters))
         self.kind: CheckpointKind = self._kind()
         self.can_generate = self.kind == "causal"
@@ -52,7 +52,7 @@ class Loader:
     def _kind(self) -> CheckpointKind:
         kind, name = self._checkpoint.kind, self._checkpoint.name
         if kind in ("causal", "unknown", "value_head"):
-            kind = "value_head" if self._value_head_file else "causal"
+            kind = "value_head" if self.value_head_file else "causal"
             kind = "sequence_classification" if self._head_in_adapter else kind
         if self._arguments.stage == "rm" and kind == "causal":
             raise ModelLoadError(
@@ -99,8 +99,8 @@ class Loader:
                 base, model = adapted.get_base_model(), adapted
         text = base.config.get_text_config()
         head = None
-        if self.kind == "value_head" and self._value_head_file is not None:
-            head = load_value_head(self._value_head_file, text.hidden_size).to(base.device)
+        if self.kind == "value_head" and self.value_head_file is not None:
+            head = load_value_head(self.value_head_file, text.hidden_size).to(base.device)
         model.eval()
         progress("ready", 1.0)
         return LoadedModel(

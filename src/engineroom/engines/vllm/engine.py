@@ -70,7 +70,9 @@ class VllmEngine(BaseEngine):
         self.log = EngineLog()
         self._arguments = arguments
         self._start_limit = start_limit
-        self._kind: CheckpointKind = Loader(arguments, checkpoint).kind
+        loader = Loader(arguments, checkpoint)
+        self._kind: CheckpointKind = loader.kind
+        self._value_head_file = loader.value_head_file if loader.kind == "value_head" else None
         self.can_generate = self._kind == "causal"
         self._folders = find_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
         self._names = adapter_names(self._folders)
@@ -137,7 +139,9 @@ class VllmEngine(BaseEngine):
                 fix="use infer_backend=huggingface",
             )
         options = engine_options(self._arguments, self.checkpoint, self._kind, platform, len(self._folders))
-        if self.checkpoint.has_value_head:  # vLLM reads every *.safetensors, and knows no head of that name
+        if (
+            self.checkpoint.value_head_file is not None
+        ):  # vLLM reads every *.safetensors, and knows no head of that name
             self._plain = tempfile.TemporaryDirectory(prefix="engineroom-vllm-")
             options["model"] = str(without_head(self.checkpoint, Path(self._plain.name)))
         return {**options, "convert": "embed"} if self._kind == "value_head" else options
@@ -153,9 +157,8 @@ class VllmEngine(BaseEngine):
             await self._add(engine, adapter)
         if not self.can_generate:
             assert self.checkpoint is not None
-            self._reward = Reward.of(
-                self._kind, self.checkpoint, self._folders, engine.model_config.get_hidden_size()
-            )
+            hidden_size = engine.model_config.get_hidden_size()
+            self._reward = Reward.of(self.checkpoint, self._value_head_file, hidden_size)
 
     async def _add(self, engine: AsyncLLM, adapter: Any) -> None:
         try:

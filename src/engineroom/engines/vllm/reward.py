@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engineroom.checkpoint import VALUE_HEAD_FILES, Checkpoint, CheckpointKind, read_header
+from engineroom.checkpoint import VALUE_HEAD_FILES, Checkpoint, holds_value_head
 from engineroom.errors import GenerationError, ModelLoadError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -28,19 +28,18 @@ class Reward:
     head: nn.Module | None
 
     @classmethod
-    def of(
-        cls, kind: CheckpointKind, checkpoint: Checkpoint, adapters: Sequence[Path], hidden_size: int
-    ) -> Reward:
+    def of(cls, checkpoint: Checkpoint, value_head_file: Path | None, hidden_size: int) -> Reward:
         """
+        Args:
+            value_head_file: None for a classifier.
+
         Raises:
             ModelLoadError: the head is of another size, or there are several labels.
         """
-        from engineroom.engines.huggingface.value_head import find_value_head, load_value_head
+        from engineroom.engines.huggingface.value_head import load_value_head
 
-        if kind == "value_head":
-            file = find_value_head(checkpoint, adapters)
-            assert file is not None
-            return cls(load_value_head(file, hidden_size))
+        if value_head_file is not None:
+            return cls(load_value_head(value_head_file, hidden_size))
         labels = checkpoint.config.get("num_labels", len(checkpoint.config.get("id2label", "12")))
         if labels != 1:
             raise ModelLoadError(
@@ -84,14 +83,21 @@ def without_head(checkpoint: Checkpoint, folder: Path) -> Path:
     Args:
         folder: an empty one.
     """
+    import torch
     from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 
     for file in checkpoint.path.iterdir():
         if file.name in VALUE_HEAD_FILES:
             continue
-        if file.suffix == ".safetensors" and any(t.name.startswith("v_head.") for t in read_header(file)):
-            tensors = {name: t for name, t in load_file(file).items() if not name.startswith("v_head.")}
-            save_file(tensors, folder / file.name, metadata={"format": "pt"})
-        else:
+        if file not in checkpoint.weight_files or not holds_value_head(file):
             (folder / file.name).symlink_to(file.resolve())
+        elif file.suffix == ".safetensors":
+            save_file(_headless(load_file(file)), folder / file.name, metadata={"format": "pt"})
+        else:
+            tensors: Mapping[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+            torch.save(_headless(tensors), folder / file.name)
     return folder
+
+
+def _headless(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("v_head.")}

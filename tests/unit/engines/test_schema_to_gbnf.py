@@ -67,7 +67,7 @@ KEPT: dict[str, Any] = {
     "pattern of anything": {"type": "string", "pattern": "^.{2,4}$"},
     "pattern of quotes": {"type": "string", "pattern": '^["\\\\]{2}$'},
     "pattern with a quote": {"type": "string", "pattern": '^a"b\\\\c\\n$'},
-    "pattern of spaces": {"type": "string", "pattern": "^\\s\\S\\w\\W$"},
+    "pattern of spaces": {"type": "string", "pattern": "^\\s\\w\\D$"},
     "pattern of all ASCII": {"type": "string", "pattern": "^[ -~]{1,3}$"},
     "pattern with a dash": {"type": "string", "pattern": "^[\\w.-]{1,3}$"},
     "pattern with choices": {"type": "string", "pattern": "^(ab|[^@]c)*$"},
@@ -180,9 +180,7 @@ def test_deep_and_large_schemas_are_refused() -> None:
     with pytest.raises(UnsupportedSchemaError, match="nested more than 64"):
         grammar(deep)
     with pytest.raises(UnsupportedSchemaError, match="grammar rules"):
-        grammar(
-            {"type": "object", "properties": {f"p{i}": {"enum": [1, 2]} for i in range(2700)}}
-        )
+        grammar({"type": "object", "properties": {f"p{i}": {"enum": [1, 2]} for i in range(1800)}})
 
 
 @pytest.mark.parametrize("name", ["json_object", "choice", "regex"])

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 MAX_NESTING = 64
 """Objects and arrays within each other, in the schema: the bound that vLLM has too."""
 
-MAX_RULES = 5_000
+MAX_RULES = 3_000
 
 _ANNOTATIONS = {
     "title", "description", "default", "examples", "$comment", "$schema", "$id", "$defs", "definitions", "deprecated",
@@ -41,9 +41,13 @@ _KEYWORDS: Mapping[str, tuple[str, ...]] = {
 
 _FORMATS = ("date", "time", "date-time", "duration", "ipv4", "ipv6", "hostname", "uuid")
 
+_NOT_PLAIN = r'"\\\x00-\x1f\ud800-\udfff'
+_PLAIN = f"[^{_NOT_PLAIN}]"
+"""A character that stands for itself in a JSON string. UTF-8 has no surrogates, and xgrammar would let them through."""
+
 _BASE = r"""
 ws ::= "" | " " | "\n" [ \t]{0,32}
-char ::= [^"\\\x00-\x1f] | "\\" (["\\/bfnrt] | "u" ([0-9a-cA-CefEF] hex | [dD] [0-7]) hex hex)
+char ::= PLAIN | "\\" (["\\/bfnrt] | "u" ([0-9a-cA-CefEF] hex | [dD] [0-7]) hex hex)
 hex ::= [0-9a-fA-F]
 string ::= "\"" char* "\""
 integer ::= "-"? ("0" | [1-9] [0-9]{0,18})
@@ -54,7 +58,7 @@ array ::= "[" ws (value (ws "," ws value)*)? ws "]"
 object ::= "{" ws (member (ws "," ws member)*)? ws "}"
 member ::= string ws ":" ws value
 value ::= object | array | string | number | boolean | null
-""".strip()
+""".strip().replace("PLAIN", _PLAIN)
 """Any JSON. Space is bounded: a model that writes nothing else would never end. Half a surrogate pair is no text, and a
 number must not overflow where it is read."""
 
@@ -249,7 +253,7 @@ class _Converter:
         if bounds:
             low, high = _bounds(bounds, "minLength", "maxLength", place)
             # No escapes: alternatives within a repetition take minutes to compile for a vocabulary of 150,000.
-            return self._new(f'"\\"" [^"\\\\\\x00-\\x1f]{_times(low, high)} "\\""')
+            return self._new(f'"\\"" {_PLAIN}{_times(low, high)} "\\""')
         if "pattern" in said:
             check_regex(said["pattern"], f"{place}/pattern")
             return self._new(f'"\\"" {self._embedded(said, place, escaped=True)} "\\""')
@@ -406,12 +410,11 @@ def _is_a(value: Any, kind: str) -> bool:
 
 
 def _bounds(said: Mapping[str, Any], lower: str, upper: str, place: str) -> tuple[int, int | None]:
-    low, high = said.get(lower, 0), said.get(upper)
-    for name, value in ((lower, low), (upper, high)):
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1_000_000
-        ):
+    for name in (lower, upper):
+        value = said.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1_000_000:
             raise UnsupportedSchemaError(f"{place}/{name} must be an integer from 0 to 1,000,000")
+    low, high = said.get(lower, 0), said.get(upper)
     if high is not None and high < low:
         raise UnsupportedSchemaError(f"{place}: {lower} is more than {upper}")
     return low, high
@@ -434,7 +437,7 @@ def _escaped(code: int) -> str:
     """A character within a GBNF string or class."""
     char = chr(code)
     if char in '"\\[]^-':
-        # Four digits: xgrammar reads \\x with as many as follow.
+        # Four digits: xgrammar reads \x with as many as follow.
         return f"\\{char}" if char in '"\\' else f"\\u{code:04x}"
     return char if char.isascii() and char.isprintable() else f"\\U{code:08x}"
 
@@ -462,8 +465,8 @@ def check_regex(pattern: Any, place: str) -> None:
 _TOKEN = re.compile(r'("(?:\\.|[^"\\])*")|(\[(?:\\.|[^\]\\])*\])|([A-Za-z_][\w-]*)')
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))|(.)", re.DOTALL)
 _NAMED = {"n": 10, "r": 13, "t": 9, "f": 12, "v": 11, "0": 0, "a": 7, "b": 8}
-_TO_ESCAPE = (*range(0x20), 0x22, 0x5C)
-"""Code points that stand in a JSON string only behind a backslash."""
+_CUT = (*((code, code) for code in range(0x20)), (0x22, 0x22), (0x5C, 0x5C), (0xD800, 0xDFFF))
+"""Code points, from and to, that are not plain in a JSON string."""
 
 
 def _reachable(text: str) -> dict[str, str]:
@@ -514,12 +517,12 @@ def _json_class(group: str) -> str:
     """A character class without what JSON escapes; with nothing else in it, those escapes."""
     inner = group[1:-1]
     if inner.startswith("^"):
-        return f'[{inner}"\\\\\\x00-\\x1f]'
+        return f"[{inner}{_NOT_PLAIN}]"
     ranges = _ranges(_codes(inner))
     kept = [part for low, high in ranges for part in _without_escapes(low, high)]
     if kept:
         return "[" + "".join(f"{_escaped(a)}-{_escaped(b)}" if a < b else _escaped(a) for a, b in kept) + "]"
-    codes = sorted({code for low, high in ranges for code in range(low, high + 1)})
+    codes = sorted({code for low, high in ranges for code in range(low, min(high, 0x5C) + 1)})
     return "(" + " | ".join(literal(_json(chr(code))[1:-1]) for code in codes) + ")"
 
 
@@ -541,9 +544,9 @@ def _ranges(codes: Sequence[int | None]) -> list[tuple[int, int]]:
 
 def _without_escapes(low: int, high: int) -> list[tuple[int, int]]:
     parts: list[tuple[int, int]] = []
-    for code in _TO_ESCAPE:
-        if low <= code <= high:
-            if low < code:
-                parts.append((low, code - 1))
-            low = code + 1
+    for first, last in _CUT:
+        if low <= last and first <= high:
+            if low < first:
+                parts.append((low, first - 1))
+            low = last + 1
     return [*parts, (low, high)] if low <= high else parts

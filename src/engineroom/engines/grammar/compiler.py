@@ -122,6 +122,7 @@ class FormatCompiler:
     async def _ask(self, form: ResponseFormat) -> dict[str, str]:
         try:
             if self._worker is None or self._worker.poll() is not None:
+                self._end_worker()
                 await asyncio.wait_for(asyncio.to_thread(self._start_worker), _START_LIMIT)
             line = await asyncio.wait_for(asyncio.to_thread(self._exchange, form), COMPILE_LIMIT)
         except TimeoutError:

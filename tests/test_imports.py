@@ -7,7 +7,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "engineroom"
 BASE = {"types", "call", "params", "errors", "arguments", "config", "checkpoint", "demo", "families"}
-FACADE = BASE | {"render", "engines", "parse", "bridge", "admission", "sampling", "pipeline", "chat"}
+FACADE = BASE | {
+    "render",
+    "engines",
+    "parse",
+    "bridge",
+    "admission",
+    "deadline",
+    "sampling",
+    "pipeline",
+    "chat",
+}
 ALLOWED = {
     "errors": set(),
     "params": {"errors"},
@@ -22,6 +32,7 @@ ALLOWED = {
     "engines": BASE | {"engines"},
     "bridge": {"errors"},
     "admission": {"errors"},
+    "deadline": {"errors", "types"},
     "sampling": {"errors", "params"},
     "pipeline": FACADE - {"chat", "bridge"},
     "chat": FACADE,

@@ -186,6 +186,13 @@ class Arguments(BaseModel):
     num_beams: int | None = Field(None, description="Above 1 searches with beams.")
     length_penalty: float | None = Field(None, description="Beam search: above 0 favours longer answers.")
     adapter: str | None = Field(None, description="Which LoRA adapter answers, of those kept apart.")
+    response_format: Options = Field(
+        None,
+        description='What the whole answer must look like, an object: {"type": "json_object"}, json_schema, regex, choice or grammar.',
+    )
+    timeout: float | None = Field(
+        None, description="Seconds that a request may take, waiting included; then it fails."
+    )
 
     def sampling(self) -> dict[str, Any]:
         """The sampling arguments that were given, by :class:`SamplingParams`' names (and ``do_sample``)."""

@@ -25,7 +25,8 @@ shows all three, one to a line. A front end may show the parts in its own way.
         ├── EngineBusyError      the queue is full; try again
         ├── EngineDeadError      the engine died; every request in it fails with this
         ├── EngineClosedError    used after ``close()``
-        └── GenerationError      this one request failed inside the engine
+        ├── GenerationError      this one request failed inside the engine
+        └── RequestTimeoutError  its ``timeout`` passed (TimeoutError)
 """
 
 from __future__ import annotations
@@ -182,6 +183,22 @@ class EngineClosedError(EngineError):
 
 class GenerationError(EngineError):
     """The engine failed on this request and on no other; the cause is chained."""
+
+
+class RequestTimeoutError(EngineError, TimeoutError):
+    """The request's ``timeout`` passed. Its place in the engine is free again.
+
+    Attributes:
+        timeout: the seconds that it was given.
+        tokens: tokens of the answer that had been made, of all ``n`` answers together.
+    """
+
+    def __init__(
+        self, what: str, *, why: str = "", fix: str = "", timeout: float = 0.0, tokens: int = 0
+    ) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.timeout = timeout
+        self.tokens = tokens
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, TypeAlias, TypeGuard, cast
+from typing import Any, Literal, TypeAlias, TypeGuard, cast, get_args
 
 from engineroom.errors import ParameterError, nearest, shown
 
@@ -14,6 +15,120 @@ MAX_SEED = 2**63 - 1
 MAX_N = 128
 MAX_TOP_LOGPROBS = 50
 MAX_STOPS = 64
+MAX_FORMAT = 65_536
+"""Characters of a schema, a pattern, a grammar, or of all choices together."""
+
+MAX_TIMEOUT = 10_000_000
+
+FormatKind: TypeAlias = Literal["json_object", "json_schema", "regex", "choice", "grammar"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """What an answer must look like, from its first token to its last.
+
+    Attributes:
+        source: the JSON text of the schema or of the list of choices; the regular expression, matched as a whole; or the
+            grammar, in the GBNF dialect that xgrammar reads, with a rule ``root``. Empty for ``json_object``.
+    """
+
+    kind: FormatKind
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(FormatKind):
+            raise _format_error(self.kind, f"one of {', '.join(get_args(FormatKind))}")
+        if not isinstance(self.source, str) or len(self.source) > MAX_FORMAT:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise _format_error(self.kind, f"text of at most {MAX_FORMAT:,} characters")
+
+    @classmethod
+    def parse(cls, value: object) -> ResponseFormat | None:
+        """A loose value: OpenAI's ``response_format``, and ``regex``, ``choice`` and ``grammar`` in its manner.
+
+        ``{"type": "text"}`` is None: any answer will do.
+
+        Raises:
+            ParameterError: it is none of these.
+        """
+        if value is None or isinstance(value, ResponseFormat):
+            return value
+        given = dict(cast("Mapping[object, object]", value)) if isinstance(value, Mapping) else {}
+        kind = given.pop("type", None)
+        if kind == "json_schema" and "json_schema" in given:
+            wrapped = given.pop("json_schema")
+            given |= (
+                dict(cast("Mapping[object, object]", wrapped))
+                if isinstance(wrapped, Mapping)
+                else {"?": wrapped}
+            )
+            for name in ("name", "description", "strict"):  # every schema is kept to, whatever "strict" says
+                given.pop(name, None)
+        if not isinstance(kind, str) or kind not in _FORMAT_FIELDS or set(given) != set(_FORMAT_FIELDS[kind]):
+            raise _format_error(cast("object", value), f"one of {', '.join(_FORMAT_FORMS)}")
+        if kind == "text":
+            return None
+        read = _FORMAT_FIELDS[kind].values()
+        return cls(
+            cast("FormatKind", kind),
+            "".join(check(item) for check, item in zip(read, given.values(), strict=True)),
+        )
+
+
+def _format_error(value: object, expected: str) -> ParameterError:
+    return ParameterError(
+        f"response_format={shown(value)} is not allowed",
+        why=f"response_format must be {expected}",
+        parameter="response_format",
+    )
+
+
+def _schema_text(value: object) -> str:
+    if not isinstance(value, Mapping):
+        raise _format_error(value, "given a JSON Schema, an object")
+    return _json_text(cast("object", value))
+
+
+def _choices_text(value: object) -> str:
+    choices = value if _is_list(value) else ()
+    if not choices or not all(isinstance(choice, str) and choice for choice in choices):
+        raise _format_error(value, "given a list of non-empty strings as choices")
+    return _json_text(list(choices))
+
+
+def _json_text(value: object) -> str:
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _format_error(value, f"JSON ({error})") from error
+    return text
+
+
+def _source_text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise _format_error(value, "given a text that is not empty")
+    return value
+
+
+_FORMAT_FIELDS: Mapping[str, Mapping[str, Callable[[object], str]]] = MappingProxyType(
+    {
+        "text": {},
+        "json_object": {},
+        "json_schema": {"schema": _schema_text},
+        "regex": {"pattern": _source_text},
+        "choice": {"choices": _choices_text},
+        "grammar": {"grammar": _source_text},
+    }
+)
+"""Kind → the field beside ``type``, and how it is read."""
+
+_FORMAT_FORMS = (
+    '{"type": "text"}',
+    '{"type": "json_object"}',
+    '{"type": "json_schema", "json_schema": {"schema": {…}}}',
+    '{"type": "regex", "pattern": "…"}',
+    '{"type": "choice", "choices": ["…"]}',
+    '{"type": "grammar", "grammar": "root ::= …"}',
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +161,9 @@ class SamplingParams:
         num_beams: > 1 searches with beams instead of sampling.
         length_penalty: exponent of the length by which beam scores are divided.
         adapter: name of a LoRA adapter that was kept apart; None is the model as loaded.
+        response_format: what the whole answer must look like; see :class:`ResponseFormat` and its ``parse``.
+        timeout: seconds that the request may take, waiting for its turn included; then it ends with
+            :class:`~engineroom.errors.RequestTimeoutError`.
     """
 
     temperature: float = 1.0
@@ -69,6 +187,8 @@ class SamplingParams:
     num_beams: int = 1
     length_penalty: float = 1.0
     adapter: str | None = None
+    response_format: ResponseFormat | None = None
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -163,10 +283,12 @@ def _is_list(value: object) -> TypeGuard[Sequence[object]]:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
-def _number(low: float, high: float, *, open_low: bool = False) -> Check:
+def _number(low: float, high: float, *, open_low: bool = False, optional: bool = False) -> Check:
     span = f"{'(' if open_low else '['}{low:g}, {high:g}]"
 
     def check(value: object) -> tuple[str, object]:
+        if value is None and optional:
+            return "", None
         if not (_is_number(value) and low <= value <= high) or (open_low and value == low):
             return f"a number in {span}", value
         return "", float(value)
@@ -227,6 +349,10 @@ def _adapter(value: object) -> tuple[str, object]:
     return ("" if ok else "the name of an adapter"), value
 
 
+def _response_format(value: object) -> tuple[str, object]:
+    return "", ResponseFormat.parse(value)
+
+
 _CHECKS: Mapping[str, Check] = MappingProxyType(
     {
         "temperature": _number(0, 100),
@@ -250,5 +376,7 @@ _CHECKS: Mapping[str, Check] = MappingProxyType(
         "num_beams": _integer(1, 64),
         "length_penalty": _number(-100, 100),
         "adapter": _adapter,
+        "response_format": _response_format,
+        "timeout": _number(0, MAX_TIMEOUT, open_low=True, optional=True),
     }
 )

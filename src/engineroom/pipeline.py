@@ -10,6 +10,7 @@ from typing import Any
 
 from engineroom.admission import Admission
 from engineroom.call import Call, Conversation, text_length
+from engineroom.deadline import Deadline
 from engineroom.engines.base import BaseEngine
 from engineroom.engines.capabilities import engines_with
 from engineroom.errors import (
@@ -43,6 +44,11 @@ class Request:
 
     prompt: Prompt
     params: SamplingParams
+    deadline: Deadline | None = None
+
+    def reaches(self, stage: str) -> None:
+        if self.deadline is not None:
+            self.deadline.stage = stage
 
     def answer_params(self, index: int) -> SamplingParams:
         """The engine's parameters for the ``index``-th answer: one answer each, with a seed of its own."""
@@ -101,14 +107,32 @@ class Pipeline:
     async def stream_deltas(self, call: Call) -> AsyncGenerator[Delta, None]:
         """The one way to generate. Everything else folds or forwards this."""
         params = self.defaults.resolve(call.sampling)
+        deadline = None if params.timeout is None else Deadline(params.timeout)
+        deltas = self._request(call, params, deadline)
+        async with aclosing(deadline.stream(deltas) if deadline else deltas) as timed:
+            async for delta in timed:
+                yield delta
+
+    async def _request(
+        self, call: Call, params: SamplingParams, deadline: Deadline | None
+    ) -> AsyncGenerator[Delta, None]:
         with self.admission.place(1 if params.num_beams > 1 else params.n):
-            request = self._check(await self._render(call), params)
+            request = replace(self._check(await self._render(call), params), deadline=deadline)
+            _check_format(request.prompt, request.params, call)
+            request.reaches("it was being prepared")
+            await self.engine.prepare(request.params)
+            request.reaches("it was waiting for its turn in the engine")
             async with aclosing(self._answers(request)) as deltas:
                 async for delta in deltas:
                     yield delta
 
     async def get_scores(self, batch_input: Sequence[Conversation], **kwargs: Any) -> list[float]:
-        """A reward for each text or conversation."""
+        """A reward for each text or conversation. ``timeout`` is understood, and no other parameter.
+
+        Raises:
+            RequestTimeoutError: it passed.
+        """
+        timeout = self.defaults.resolve({"timeout": kwargs.pop("timeout", None)}).timeout
         for name, value in kwargs.items():
             if value is not None:
                 raise ParameterError(
@@ -127,9 +151,20 @@ class Pipeline:
             )
         if not batch_input:
             return []
+        if timeout is None:
+            return await self._scores(batch_input, None)
+        self._check_feature("timeout")
+        deadline = Deadline(timeout)
+        return await deadline.wait(self._scores(batch_input, deadline))
+
+    async def _scores(self, batch: Sequence[Conversation], deadline: Deadline | None) -> list[float]:
         with self.admission.place(1):
-            prompts = await self._score_prompts(batch_input)
+            prompts = await self._score_prompts(batch)
+            if deadline is not None:
+                deadline.stage = "it was waiting for its turn in the engine"
             async with self.admission.slot():
+                if deadline is not None:
+                    deadline.stage = f"the engine had not scored all {len(prompts)} of them"
                 return await self.engine.score(prompts)
 
     def render(self, call: Call) -> Prompt:
@@ -239,6 +274,7 @@ class Pipeline:
         expected = params.n if params.num_beams > 1 else 1
         parsers: dict[int, AnswerParser] = {}
         async with self.admission.slot():
+            request.reaches("the engine was reading the prompt")
             chunks = self.engine.generate(request.prompt, params)
             try:
                 async for chunk in chunks:
@@ -265,6 +301,33 @@ class Pipeline:
             skip_special_tokens=request.params.skip_special_tokens,
             thinking_tags=self.renderer.template.thinking_tags,
             inside_thinking=request.prompt.inside_thinking,
+        )
+
+
+def _check_format(prompt: Prompt, params: SamplingParams, call: Call) -> None:
+    """A format describes the whole answer: from its first token, to an end."""
+    if params.response_format is None:
+        return
+    if prompt.inside_thinking:
+        raise ParameterError(
+            "response_format can't be combined with thinking",
+            why="this prompt ends inside a thinking block, and the format describes the whole answer",
+            fix="enable_thinking=false",
+            parameter="response_format",
+        )
+    if call.rendering.get("continue_final"):
+        raise ParameterError(
+            "response_format can't be combined with continue_final",
+            why="the format describes the whole answer, and this one was begun",
+            fix="leave one of the two out",
+            parameter="response_format",
+        )
+    if not params.stop_token_ids:
+        raise ParameterError(
+            "response_format needs a token that ends the answer",
+            why="ignore_eos leaves none" if params.ignore_eos else "this model has none",
+            fix="leave ignore_eos out" if params.ignore_eos else "name one in stop_token_ids",
+            parameter="response_format",
         )
 
 

@@ -153,11 +153,12 @@ def _check_beams(params: SamplingParams, given: Mapping[str, Any]) -> None:
         if name in named and getattr(params, name) != getattr(_IDLE, name)
     ]
     sampled += ["do_sample"] if given.get("do_sample") else []
+    sampled += ["response_format"] if params.response_format is not None else []
     unscored = [name for name in ("logprobs", "prompt_logprobs") if getattr(params, name) is not None]
     for name in (*sampled, *unscored):
         raise ParameterError(
             f"{name} can't be combined with num_beams={params.num_beams}",
-            why="beam search does not sample, and its tokens have no log-probabilities of their own",
+            why="beam search does not sample or keep to formats, and its tokens have no log-probabilities of their own",
             fix=f"leave out {name} or num_beams",
             parameter=name,
         )

@@ -106,3 +106,12 @@ def test_an_end_that_is_no_end_is_an_error() -> None:
     assert finish_reason("stop") == "stop"
     with pytest.raises(GenerationError, match="repetition"):
         finish_reason("repetition")
+
+
+def test_a_grammar_lets_no_special_token_through_but_those_that_end_the_answer() -> None:
+    params = SamplingParams(stop_token_ids=(7,), logit_bias={5: 3.0, 6: 100.0})
+    made = to_vllm(params, 'root ::= "a"', special_ids=(6, 7, 8))
+    assert made.structured_outputs is not None
+    assert made.structured_outputs.grammar == 'root ::= "a"'
+    assert made.logit_bias == {5: 3.0, 6: -100.0, 8: -100.0}
+    assert to_vllm(params).structured_outputs is None

@@ -92,6 +92,13 @@ class BaseEngine(ABC):
             EngineError: the engine can't run here.
         """
 
+    async def prepare(self, params: SamplingParams) -> None:  # noqa: B027 - most engines have nothing to do here
+        """Called before ``generate``, with the same parameters: whatever only this engine can refuse is refused here.
+
+        Raises:
+            RequestError: the engine can't do what they ask.
+        """
+
     @abstractmethod
     def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncIterator[Chunk]:
         """Streams one answer (several, by ``Chunk.index``, only for beam search with ``n`` > 1).

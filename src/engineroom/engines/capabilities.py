@@ -14,6 +14,9 @@ from engineroom.types import SamplingParams, Support
 FEATURES = ("chat", "score", "tools", "images", "videos", "audios")
 """Beside the sampling parameters: what can be asked of an engine."""
 
+_ABOVE = ("n", "stop", "ignore_eos", "skip_special_tokens", "timeout")
+"""Parameters that the pipeline deals with, whatever the engine."""
+
 _MEDIA: Mapping[str, Support] = {"images": "unsupported", "videos": "unsupported", "audios": "unsupported"}
 
 CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
@@ -21,10 +24,7 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
         "huggingface": MappingProxyType(
             {
                 **dict.fromkeys(SamplingParams.names(), "native"),
-                "n": "emulated",
-                "stop": "emulated",
-                "ignore_eos": "emulated",
-                "skip_special_tokens": "emulated",
+                **dict.fromkeys(_ABOVE, "emulated"),
                 "chat": "native",
                 "score": "native",
                 "tools": "emulated",
@@ -34,7 +34,7 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
         "vllm": MappingProxyType(
             {
                 **dict.fromkeys(SamplingParams.names(), "native"),
-                **dict.fromkeys(("n", "stop", "ignore_eos", "skip_special_tokens"), "emulated"),
+                **dict.fromkeys(_ABOVE, "emulated"),
                 # vLLM has no beam search in its engine; its own helper samples one token at a time from outside.
                 **dict.fromkeys(("num_beams", "length_penalty"), "unsupported"),
                 "chat": "native",
@@ -47,7 +47,7 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
             {
                 **dict.fromkeys(SamplingParams.names(), "unsupported"),
                 **dict.fromkeys(("max_new_tokens", "max_length", "stop_token_ids", "logprobs"), "native"),
-                **dict.fromkeys(("n", "stop", "ignore_eos", "skip_special_tokens"), "emulated"),
+                **dict.fromkeys(_ABOVE, "emulated"),
                 # A script is one certain text: whatever is drawn from it, at any temperature, is that text.
                 **dict.fromkeys(("temperature", "top_p", "top_k", "min_p", "seed"), "native"),
                 "chat": "native",

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from engineroom.errors import RequestTimeoutError
 from engineroom.testing.lab import ENDLESS, Lab
 from engineroom.testing.machinery import RELEASE_BOUND
 from engineroom.testing.models import CONTEXT, STORY
@@ -71,8 +72,8 @@ class LeavingTests:
         assert subject.calls.count == before + 1
         subject.assert_answers_well()
 
-    def test_at_a_deadline(self, lab: Lab) -> None:
-        """A deadline is the caller's: leaving when it has passed."""
+    def test_at_the_callers_deadline(self, lab: Lab) -> None:
+        """Leaving when it has passed."""
         subject = lab.tiny
 
         async def wait_a_little() -> None:
@@ -82,6 +83,66 @@ class LeavingTests:
         with pytest.raises(TimeoutError):
             asyncio.run(wait_a_little())
         subject.until_idle(RELEASE_BOUND)
+        subject.assert_answers_well()
+
+    def test_at_its_timeout_while_decoding(self, lab: Lab) -> None:
+        """In mid-stream, whole or in pieces. What was made in time was handed out."""
+        subject = lab.tiny
+        if not subject.supports("timeout"):
+            return  # refused, as the table says; see the proof of timeout
+        pieces = subject.model.stream_deltas(STORY, timeout=0.5, **ENDLESS)
+        next(pieces)
+        with pytest.raises(RequestTimeoutError, match="tokens of the answer") as passed:
+            list(pieces)
+        assert passed.value.tokens > 0
+        subject.until_idle(RELEASE_BOUND)
+        with pytest.raises(RequestTimeoutError):
+            subject.ask(timeout=0.2, **ENDLESS)
+        subject.until_idle(RELEASE_BOUND)
+        subject.assert_answers_well()
+
+    def test_at_its_timeout_while_nobody_reads(self, lab: Lab) -> None:
+        """A reader who dawdles keeps the slot no longer than the timeout."""
+        subject = lab.tiny
+        if not subject.supports("timeout"):
+            return  # refused, as the table says; see the proof of timeout
+        pieces = subject.model.stream_deltas(STORY, timeout=0.5, **ENDLESS)
+        next(pieces)
+        subject.until_idle(0.5 + RELEASE_BOUND)
+        with pytest.raises(RequestTimeoutError):
+            list(pieces)
+
+    def test_at_its_timeout_while_the_prompt_is_read(self, lab: Lab) -> None:
+        subject = lab.tiny
+        if not subject.supports("timeout"):
+            return  # refused, as the table says; see the proof of timeout
+        with pytest.raises(RequestTimeoutError) as passed:
+            subject.ask(_LONG, timeout=0.001, **ENDLESS)
+        assert passed.value.tokens == 0
+        subject.until_idle(RELEASE_BOUND)
+        subject.assert_answers_well()
+
+    def test_at_its_timeout_while_queued(self, lab: Lab) -> None:
+        """It never reaches the engine, and gives its place to the next."""
+        subject = lab.narrow
+        if not subject.supports("timeout"):
+            return  # refused, as the table says; see the proof of timeout
+        model = subject.model
+
+        async def wait_in_line() -> None:
+            running = model.astream_deltas(STORY, **ENDLESS)
+            await anext(running)
+            with pytest.raises(RequestTimeoutError, match="waiting for its turn"):
+                await model.achat(STORY, timeout=0.2, **ENDLESS)
+            waiting = asyncio.create_task(model.achat(STORY, max_new_tokens=4, **ENDLESS))
+            await subject.until_accepted(2)
+            await running.aclose()
+            assert (await waiting)[0].response_length == 4
+
+        before = subject.calls.count
+        asyncio.run(wait_in_line())
+        subject.until_idle(RELEASE_BOUND)
+        assert subject.calls.count == before + 2
         subject.assert_answers_well()
 
     def test_by_a_stop_string(self, lab: Lab) -> None:

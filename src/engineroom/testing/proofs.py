@@ -6,7 +6,10 @@ it declares `unsupported`, or does not name, must be refused. A parameter withou
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -325,6 +328,80 @@ def _adapter(lab: Lab) -> None:
     assert len({tuple(ids) for ids in (bare, *answers.values())}) == 3
 
 
+def _is_person(text: str) -> bool:
+    value = json.loads(text)
+    return (
+        set(value) <= {"name", "age", "tags"}
+        and {"name", "age"} <= set(value)
+        and isinstance(value["name"], str)
+        and 1 <= len(value["name"]) <= 8
+        and type(value["age"]) is int
+        and 0 <= value["age"] <= 150
+        and all(tag in ("a", 'b"') for tag in value.get("tags", []))
+        and len(value.get("tags", [])) <= 2
+    )
+
+
+_PERSON: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 8},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["a", 'b"']}, "maxItems": 2},
+    },
+    "required": ["name", "age"],
+}
+
+_FORMATS: Sequence[tuple[Mapping[str, Any], Callable[[str], object]]] = (
+    ({"type": "json_schema", "json_schema": {"name": "person", "schema": _PERSON}}, _is_person),
+    ({"type": "regex", "pattern": "[a-z]{3,6}-\\d{2}"}, re.compile("[a-z]{3,6}-[0-9]{2}").fullmatch),
+    ({"type": "choice", "choices": ["yes", "no, never", "日本"]}, {"yes", "no, never", "日本"}.__contains__),
+    (
+        {"type": "grammar", "grammar": 'root ::= "<" ("ab" | [0-9]){2,4} ">"'},
+        re.compile("<(ab|[0-9]){2,4}>").fullmatch,
+    ),
+)
+"""Formats whose texts are short, each with the test that all of them pass and a random model's do not."""
+
+
+def _response_format(lab: Lab) -> None:
+    """The tiny model is random, and hot: nothing but the grammar can make it answer so."""
+    subject = lab.tiny
+    hot: dict[str, Any] = {"temperature": 2.0} if subject.supports("temperature") else {}
+    requests = [(form, test) for form, test in _FORMATS for _ in range(4)]
+
+    def answer(place: int) -> tuple[str, str]:
+        seed = {"seed": place} if subject.supports("seed") else {}
+        answer = subject.ask(max_new_tokens=200, response_format=requests[place][0], **hot, **seed)
+        return answer.response_text, answer.finish_reason
+
+    with ThreadPoolExecutor(2 * len(requests)) as pool:  # among answers that keep to nothing, in one batch
+        free = [pool.submit(subject.greedy) for _ in range(4)]
+        answers = list(pool.map(answer, range(len(requests))))
+    for (form, test), (text, reason) in zip(requests, answers, strict=True):
+        assert reason == "stop", f"{form} went on to the limit: {text!r}"
+        assert test(text), f"{text!r} is not what {form} asks for"
+    for future in free:
+        subject.reference.assert_greedy(subject.prompt_ids(), future.result())
+    _json_object(subject, hot)
+
+
+def _json_object(subject: Subject, hot: Mapping[str, Any]) -> None:
+    """Cut off or not, no token of it may have left JSON: each text is an object, or the beginning of one."""
+    for seed in range(4):
+        options = {**hot, **({"seed": seed} if subject.supports("seed") else {})}
+        answer = subject.ask(max_new_tokens=60, response_format={"type": "json_object"}, **options)
+        assert answer.response_text.startswith("{")
+        if answer.finish_reason == "stop":
+            assert isinstance(json.loads(answer.response_text), dict)
+    assert subject.ask(response_format={"type": "text"}, max_new_tokens=4, **ENDLESS).response_length == 4
+
+
+def _timeout(lab: Lab) -> None:
+    """An answer in time is the answer; see the tests of leaving for one that is not."""
+    assert lab.tiny.greedy(timeout=60) == lab.tiny.greedy()
+
+
 def _chat(lab: Lab) -> None:
     lab.demo.reference.assert_greedy(lab.demo.prompt_ids(), lab.demo.greedy())
 
@@ -379,6 +456,8 @@ PROOFS: Mapping[str, Proof] = MappingProxyType(
             _asking(length_penalty=2.0, num_beams=2), _length_penalty, needs=("num_beams",)
         ),
         "adapter": Proof(_asking(adapter="first"), _adapter),
+        "response_format": Proof(_asking(response_format={"type": "json_object"}), _response_format),
+        "timeout": Proof(_asking(timeout=60), _timeout),
     }
 )
 """Feature or parameter → its proof. Media have none until engines take media."""

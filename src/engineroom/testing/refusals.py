@@ -34,8 +34,30 @@ BAD: Mapping[str, tuple[Any, dict[str, Any], str]] = {
     "an unknown parameter": (STORY, {"temprature": 1}, "did you mean temperature"),
     "a stop id beyond the vocabulary": (STORY, {"stop_token_ids": [10**6]}, "ids go up to"),
     "a prompt as long as the context": ("word " * CONTEXT, {}, "shorten the conversation"),
+    "a timeout of nothing": (STORY, {"timeout": 0}, "timeout"),
+    "a format of no kind": (STORY, {"response_format": {"type": "xml"}}, "response_format"),
     "no room within max_length": (STORY, {"max_length": 3}, "max_length"),
 }
+
+
+BAD_FORMATS: Mapping[str, tuple[dict[str, Any], str]] = {
+    "a keyword that can't be kept to": (
+        {"type": "json_schema", "schema": {"type": "array", "uniqueItems": True}},
+        "uniqueItems",
+    ),
+    "a schema that nothing satisfies": (
+        {"type": "json_schema", "schema": {"$ref": "#"}},
+        "no text satisfies",
+    ),
+    "a pattern that does not parse": ({"type": "regex", "pattern": "((("}, "parenthesis"),
+    "a grammar that does not parse": ({"type": "grammar", "grammar": "root ::= nothing"}, "nothing"),
+    "a grammar that leads nowhere": (
+        {"type": "grammar", "grammar": 'root ::= "a" x\nx ::= x'},
+        "without a way on",
+    ),
+    "a deep grammar": ({"type": "grammar", "grammar": f"root ::= {'(' * 9000}"}, "limit"),
+}
+"""What only the engine's grammar library can judge; it is refused before generation all the same."""
 
 
 class RefusalTests:
@@ -80,6 +102,18 @@ class RefusalTests:
             subject.model.chat(messages, **options)
         with pytest.raises(RequestError, match=says):
             list(subject.model.stream_deltas(messages, **options))
+        assert subject.calls.count == before
+        subject.assert_answers_well()
+
+    @pytest.mark.parametrize("bad", BAD_FORMATS)
+    def test_a_bad_format_is_refused_before_the_engine(self, lab: Lab, bad: str) -> None:
+        subject = lab.tiny
+        if not subject.supports("response_format"):
+            return  # refused whatever it is; see the proof of response_format
+        form, says = BAD_FORMATS[bad]
+        before = subject.calls.count
+        with pytest.raises(ParameterError, match=says):
+            subject.ask(response_format=form)
         assert subject.calls.count == before
         subject.assert_answers_well()
 

@@ -10,8 +10,10 @@ from engineroom.checkpoint import Checkpoint
 from engineroom.config import Arguments
 from engineroom.engines.base import BaseEngine, Health, Progress
 from engineroom.engines.capabilities import CAPABILITIES
+from engineroom.engines.grammar.compiler import FormatCompiler
 from engineroom.engines.huggingface.loader import Loader
 from engineroom.engines.huggingface.sequence import Mailbox, Outcome, Sequence
+from engineroom.engines.huggingface.structured import GrammarMatcher
 from engineroom.engines.huggingface.thread import InferenceThread, ScoreJob
 from engineroom.errors import EngineClosedError, EngineStartError, ParameterError
 from engineroom.types import Chunk, Prompt, SamplingParams, Support
@@ -32,6 +34,7 @@ class HuggingfaceEngine(BaseEngine):
         self.can_generate = self._loader.can_generate
         self._thread: InferenceThread | None = None
         self._adapters: tuple[str, ...] = ()
+        self._formats: FormatCompiler | None = None
 
     @classmethod
     def from_arguments(cls, arguments: Arguments) -> HuggingfaceEngine:
@@ -49,6 +52,28 @@ class HuggingfaceEngine(BaseEngine):
         self.context_length = loaded.context_length
         self._adapters = loaded.adapters.names
 
+    async def prepare(self, params: SamplingParams) -> None:
+        if params.response_format is not None:
+            await self._compiler().compile(params.response_format)
+
+    async def _matcher(self, params: SamplingParams) -> GrammarMatcher | None:
+        if params.response_format is None:
+            return None
+        compiler = self._compiler()
+        form = await compiler.compile(params.response_format)
+        return await asyncio.to_thread(GrammarMatcher, form, compiler.tokenizer_info, params.stop_token_ids)
+
+    def _compiler(self) -> FormatCompiler:
+        if self._formats is None:
+            assert self.tokenizer is not None
+            assert self.checkpoint is not None
+            self._formats = FormatCompiler(
+                self.tokenizer,
+                self.checkpoint.vocab_size or self.tokenizer.vocab_size,
+                self.tokenizer.eos_token_ids,
+            )
+        return self._formats
+
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Chunk, None]:
         if params.adapter is not None and params.adapter not in self._adapters:
             raise ParameterError(
@@ -57,7 +82,7 @@ class HuggingfaceEngine(BaseEngine):
                 fix="load it with adapter_name_or_path=… adapter_merge=false",
                 parameter="adapter",
             )
-        sequence = Sequence(prompt, params, Mailbox())
+        sequence = Sequence(prompt, params, Mailbox(), await self._matcher(params))
         self._running().submit(sequence)
         ended = 0
         try:
@@ -81,6 +106,8 @@ class HuggingfaceEngine(BaseEngine):
 
     async def close(self) -> None:
         self.model = None
+        if self._formats is not None:
+            self._formats.close()
         if self._thread is not None:
             ended = asyncio.wrap_future(self._thread.close())
             await asyncio.wait([ended], timeout=_PATIENCE)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engineroom.engines.huggingface.loaded import Cache, not_a_number
 from engineroom.engines.huggingface.logits import LogitsShaper, TokenSampler, token_logprob
+from engineroom.engines.huggingface.structured import GrammarMatcher, apply_bitmask, new_bitmask
 from engineroom.types import Chunk, FinishReason, Prompt, SamplingParams, TokenLogprob
 
 Outcome: TypeAlias = "Chunk | list[float] | Exception"
@@ -45,10 +46,13 @@ class Sequence:
     ``cancelled`` is set by the reader and read by the inference thread before each step.
     """
 
-    def __init__(self, prompt: Prompt, params: SamplingParams, mailbox: Mailbox) -> None:
+    def __init__(
+        self, prompt: Prompt, params: SamplingParams, mailbox: Mailbox, matcher: GrammarMatcher | None = None
+    ) -> None:
         self.prompt = prompt
         self.params = params
         self.mailbox = mailbox
+        self.matcher = matcher
         self.cancelled = False
         self.cache: Cache | None = None
         self.answer: list[int] = []
@@ -85,7 +89,7 @@ class Sequence:
 
     def release(self) -> None:
         """Frees the memory that the answer took."""
-        self.cache = self._shaper = self._sampler = None
+        self.cache = self._shaper = self._sampler = self.matcher = None
 
     def _next_token(self, logits: Tensor) -> Chunk:
         if not math.isfinite(float(logits.max())):
@@ -93,7 +97,14 @@ class Sequence:
         if self._shaper is None or self._sampler is None:
             self._shaper = LogitsShaper(self.params, self.prompt.token_ids, logits.device)
             self._sampler = TokenSampler(self.params, logits.device)
-        token_id = self._sampler(self._shaper(logits))
+        shaped = self._shaper(logits)
+        if self.matcher is not None:
+            bitmask = new_bitmask(1, shaped.shape[-1])
+            self.matcher.fill(bitmask, 0)
+            shaped = apply_bitmask(shaped.unsqueeze(0), bitmask)[0]
+        token_id = self._sampler(shaped)
+        if self.matcher is not None:
+            self.matcher.accept(token_id)
         self._shaper.add(token_id)
         self.answer.append(token_id)
         logprobs = None

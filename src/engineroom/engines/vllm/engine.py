@@ -16,6 +16,7 @@ from engineroom.checkpoint import Checkpoint, CheckpointKind
 from engineroom.config import Arguments
 from engineroom.engines.base import BaseEngine, Health, HealthState, Progress
 from engineroom.engines.capabilities import CAPABILITIES
+from engineroom.engines.grammar.compiler import FormatCompiler
 from engineroom.engines.vllm import library
 from engineroom.engines.vllm.adapters import Adapters, adapter_requests, check_adapters
 from engineroom.engines.vllm.chunks import to_chunk
@@ -28,7 +29,7 @@ from engineroom.engines.vllm.options import (
     max_sequences,
 )
 from engineroom.engines.vllm.reward import Reward, without_head
-from engineroom.engines.vllm.sampling import to_vllm
+from engineroom.engines.vllm.sampling import check_temperature, to_vllm
 from engineroom.errors import (
     EngineClosedError,
     EngineDeadError,
@@ -37,10 +38,12 @@ from engineroom.errors import (
     EngineStartError,
     GenerationError,
     ModelLoadError,
+    ParameterError,
 )
 from engineroom.types import Chunk, Prompt, SamplingParams, Support
 
 if TYPE_CHECKING:
+    import vllm
     from vllm.v1.engine.async_llm import AsyncLLM
 
 START_LIMIT = 600.0
@@ -85,6 +88,7 @@ class VllmEngine(BaseEngine):
         self._state: HealthState = "starting"
         self._running = 0
         self._numbers = itertools.count()
+        self._formats: FormatCompiler | None = None
 
     @classmethod
     def from_arguments(cls, arguments: Arguments) -> VllmEngine:
@@ -200,6 +204,8 @@ class VllmEngine(BaseEngine):
             self.log.discard()
 
     async def _stop(self) -> None:
+        if self._formats is not None:
+            self._formats.close()
         if self._plain is not None:
             self._plain.cleanup()
         engine, self._engine = self._engine, None
@@ -212,8 +218,34 @@ class VllmEngine(BaseEngine):
 
     # --- work ------------------------------------------------------------------------------------------------------
 
+    async def prepare(self, params: SamplingParams) -> None:
+        await self._request(params)
+
+    async def _request(self, params: SamplingParams) -> vllm.SamplingParams:
+        """
+        Raises:
+            ParameterError: vLLM would refuse a value, or the format can't be kept to.
+        """
+        check_temperature(params.temperature)
+        if params.response_format is None:
+            return to_vllm(params)
+        if params.logprobs is not None:
+            raise ParameterError(
+                "logprobs can't be combined with response_format by the vllm engine",
+                why="vLLM would give them among the tokens that the format lets through, not the model's own",
+                fix="leave one of the two out, or use infer_backend=huggingface",
+                parameter="logprobs",
+            )
+        if self._formats is None:
+            assert self.tokenizer is not None
+            assert self.checkpoint is not None
+            size = self.checkpoint.vocab_size or self.tokenizer.vocab_size
+            self._formats = FormatCompiler(self.tokenizer, size, self.tokenizer.eos_token_ids)
+        form = await self._formats.compile(params.response_format)
+        return to_vllm(params, form.text, self._formats.special_ids)
+
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Chunk, None]:
-        request = to_vllm(params)
+        request = await self._request(params)
         adapter = self._adapters.choose(params.adapter)
         engine = self._ready()
         from vllm.inputs.engine import tokens_input

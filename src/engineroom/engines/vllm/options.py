@@ -24,6 +24,7 @@ RESERVED: Mapping[str, str] = MappingProxyType(
         "model": "model_name_or_path",
         "tokenizer": "model_name_or_path",
         "skip_tokenizer_init": "",
+        "structured_outputs_config": "",
         "runner": "stage",
         "convert": "stage",
         "pooler_config": "stage",
@@ -144,7 +145,8 @@ def engine_options(
     length = context_length(arguments, checkpoint)
     options: dict[str, Any] = {
         "model": str(checkpoint.path),
-        "skip_tokenizer_init": True,
+        # Its grammars need the tokenizer; prompts and answers go as ids all the same.
+        "skip_tokenizer_init": kind != "causal",
         "trust_remote_code": arguments.trust_remote_code,
         "dtype": _dtype(arguments, checkpoint),
         "max_model_len": length,
@@ -158,6 +160,9 @@ def engine_options(
     }
     if kind == "causal":
         options["enable_prefix_caching"] = True
+        options["structured_outputs_config"] = {
+            "backend": "xgrammar"
+        }  # "auto" would try others, of other languages
     if platform.cpu:
         options |= _cpu_options(arguments, checkpoint, options)
     else:

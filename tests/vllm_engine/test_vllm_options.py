@@ -141,7 +141,7 @@ def test_only_tested_versions_start(monkeypatch: pytest.MonkeyPatch, version: st
 
 
 def test_the_extra_installs_a_version_that_starts() -> None:
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     (requirement,) = project["project"]["optional-dependencies"]["vllm"]
     bounds = [".".join(map(str, bound)) for bound in (library.OLDEST, library.TOO_NEW)]
     assert requirement.startswith(f"vllm>={bounds[0]},<{bounds[1]};")

@@ -43,6 +43,18 @@ def with_value_head(base: Path, folder: Path) -> Path:
     return folder
 
 
+def with_a_hole(base: Path, folder: Path) -> Path:
+    """The same model without the weights of one layer."""
+    from safetensors import torch as safetensors
+
+    shutil.copytree(base, folder)
+    file = folder / "model.safetensors"
+    weights = cast("dict[str, Any]", cast("Any", safetensors).load_file(file))
+    del weights["model.layers.0.mlp.down_proj.weight"]
+    cast("Any", safetensors).save_file(weights, file, metadata={"format": "pt"})
+    return folder
+
+
 def lora(base: Path, folder: Path, seed: int) -> Path:
     """An adapter that changes its base a good deal."""
     import peft

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import pytest
 
 from engineroom.engines.capabilities import CAPABILITIES, FEATURES
-from engineroom.errors import EngineBusyError, ParameterError, RequestError, UnsupportedError
+from engineroom.errors import EngineBusyError, ModelLoadError, ParameterError, RequestError, UnsupportedError
+from engineroom.testing import models
 from engineroom.testing.lab import ENDLESS, Lab
 from engineroom.testing.models import CONTEXT, STORY
 from engineroom.testing.proofs import PROOFS, Proof
@@ -123,6 +124,12 @@ class RefusalTests:
         with pytest.raises(ParameterError, match="no_such_adapter"):
             lab.tiny.ask(adapter="no_such_adapter")
         lab.tiny.assert_answers_well()
+
+    def test_a_model_with_missing_weights_is_refused(self, lab: Lab) -> None:
+        """It would answer with whatever lay in the memory."""
+        folder = models.with_a_hole(lab.tiny_folder, lab.home / "with a hole")
+        with pytest.raises(ModelLoadError, match="down_proj"):
+            lab.start(folder)
 
     def test_one_too_many_is_told_that_the_engine_is_busy(self, lab: Lab) -> None:
         """One may run and one may wait; whoever else comes is turned away at once, and the two are served."""

@@ -134,6 +134,8 @@ class VllmEngine(BaseEngine):
         progress("ready", 1.0)
 
     def _options(self, platform: Platform) -> Mapping[str, Any]:
+        from engineroom.engines.huggingface.completeness import check_complete
+
         assert self.checkpoint is not None
         size = head_size(self.checkpoint)
         if platform.head_sizes and size is not None and size not in platform.head_sizes:
@@ -142,6 +144,8 @@ class VllmEngine(BaseEngine):
                 why=f"sizes that it runs: {', '.join(map(str, platform.head_sizes))}",
                 fix="use infer_backend=huggingface",
             )
+        # vLLM 0.32 exempts every linear layer from its own check, and runs with whatever was in the memory.
+        check_complete(self.checkpoint, classifier=self._kind == "sequence_classification")
         options = engine_options(self._arguments, self.checkpoint, self._kind, platform, len(self._folders))
         if (
             self.checkpoint.value_head_file is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+import transformers
 
 from engineroom.checkpoint import Checkpoint, TensorInfo
 from engineroom.errors import ModelLoadError
@@ -24,6 +25,7 @@ def check_complete(checkpoint: Checkpoint, *, classifier: bool) -> None:
     safe = bool(checkpoint.weight_files) and all(f.suffix == ".safetensors" for f in checkpoint.weight_files)
     if not safe or {"quantization_config", "auto_map"} & set(checkpoint.config):
         return
+    cast("Any", transformers.logging).disable_progress_bar()
     model_class, config = _model_class(checkpoint, classifier=classifier)
     if model_class is None:
         return
@@ -47,17 +49,17 @@ def check_complete(checkpoint: Checkpoint, *, classifier: bool) -> None:
 
 
 def _model_class(checkpoint: Checkpoint, *, classifier: bool) -> tuple[Any, Any]:
-    import transformers
-
+    """Transformers' class and config for it; None if it has none."""
     family: Any = (
         transformers.AutoModelForSequenceClassification if classifier else transformers.AutoModelForCausalLM
     )
     try:
         config = cast("Any", transformers.AutoConfig).from_pretrained(checkpoint.path)
         with torch.device("meta"):
-            return type(family.from_config(config)), config
+            model: Any = family.from_config(config)
     except Exception:  # an architecture of another library, or older than this Transformers
         return None, None
+    return cast("Any", type(model)), config
 
 
 def _empty(tensor: TensorInfo) -> torch.Tensor:

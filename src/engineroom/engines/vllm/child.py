@@ -6,6 +6,7 @@ the three may happen to somebody who made a model in a script, a notebook or a t
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -36,7 +37,10 @@ class EngineProcess(SpawnProcess):
 
     def run(self) -> None:
         threading.Thread(target=_follow_parent, name="follow-parent", daemon=True).start()
-        super().run()
+        try:
+            super().run()
+        finally:
+            gc.freeze()  # else the interpreter's end looks through all of torch and vLLM: three seconds
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # multiprocessing's own name  # noqa: N802

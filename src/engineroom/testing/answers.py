@@ -135,6 +135,18 @@ class AnswerTests:
             together = [future.result() for future in asked]
         assert together == alone * 4
 
+    def test_a_seeded_answer_is_the_same_among_long_prompts(self, lab: Lab) -> None:
+        """More tokens than an engine reads in one step, so that it may have to divide a prompt."""
+        subject = lab.tiny
+        if not subject.supports("seed"):
+            return  # refused, as the table says; see the proof of seed
+        prompts = [f"{place}: " + "What happened on the second day? " * 120 for place in range(6)]
+        sampled: dict[str, Any] = {"temperature": 2.0, "seed": 5, "max_new_tokens": 6, "ignore_eos": True}
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            asked = [pool.submit(subject.ids, prompt, **sampled) for prompt in prompts]
+            together = [future.result() for future in asked]
+        assert together == [subject.ids(prompt, **sampled) for prompt in prompts]
+
     def test_adapters_side_by_side(self, lab: Lab) -> None:
         subject = lab.tiny
         if not subject.supports("adapter"):

@@ -193,9 +193,21 @@ def _eager(arguments: Arguments, platform: Platform) -> bool:
 
 
 def _cpu_options(arguments: Arguments, checkpoint: Checkpoint, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A cache as large as its requests can fill, instead of a share of all memory; and no second process."""
+    """A cache as large as its requests can fill, instead of a share of all memory; no second process; whole prompts.
+
+    Raises:
+        ArgumentError: prompts are to be divided. vLLM 0.32 then rewinds the random generator of a request with a seed
+            (``GPUModelRunner._bookkeeping_sync``), which a CPU's can't, and the engine dies of it.
+    """
     further = arguments.vllm_config or {}
-    cpu: dict[str, Any] = {}
+    if further.get("enable_chunked_prefill"):
+        raise ArgumentError(
+            "vllm_config enable_chunked_prefill=true is not supported on a CPU",
+            why="vLLM's engine would die of the first request with a seed whose prompt it divides",
+            fix="leave enable_chunked_prefill out",
+            argument="vllm_config",
+        )
+    cpu: dict[str, Any] = {"enable_chunked_prefill": False} if options["runner"] == "generate" else {}
     parallel = any(further.get(f"{kind}_parallel_size", 1) != 1 for kind in ("tensor", "pipeline", "data"))
     if not parallel:
         cpu["distributed_executor_backend"] = "uni"

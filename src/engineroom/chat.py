@@ -308,7 +308,7 @@ class ChatModel:
         Args:
             input_kwargs: ``dimensions`` keeps the first so many numbers, which a model trained for it allows
                 (Matryoshka); ``normalize`` says whether the vectors have the length 1. Without it they do, unless the
-                checkpoint's own ``modules.json`` says otherwise.
+                checkpoint's own ``modules.json`` says otherwise. ``timeout`` bounds the whole call, in seconds.
 
         Raises:
             RequestError: the model was not loaded with ``stage=embed``, or a text can't be read.
@@ -406,24 +406,30 @@ class ChatModel:
 
     async def _restart(self, report: Progress) -> None:
         old = self.engine
+        self._restart_failed = None
         self._pipeline.admission.refusal = _restarting
-        await old.close()
+        try:
+            await old.close()
+            await self._start_another(report)
+        except Exception as error:
+            self.engine = self._closer.engine = old  # it knows the adapters that the next attempt brings back
+            self._restart_failed = error
+            self._pipeline.admission.refusal = partial(_not_restarted, error)
+            raise
+        self._pipeline = self._join(self.engine)
+        for name, path in old.adapters.items():
+            if name not in self.engine.adapters:
+                await self._pipeline.adapters.load(name, path)
+
+    async def _start_another(self, report: Progress) -> None:
         engine = await asyncio.to_thread(_make_engine, self.arguments)
         engine.tokenizer = self._tokenizer
         self.engine = self._closer.engine = engine
-        self._restart_failed = None
         try:
             await engine.start(report)
-        except BaseException as error:
+        except BaseException:
             await engine.close()
-            if isinstance(error, Exception):
-                self._restart_failed = error
-                self._pipeline.admission.refusal = partial(_not_restarted, error)
             raise
-        self._pipeline = self._join(engine)
-        for name, path in old.adapters.items():
-            if name not in engine.adapters:
-                await self._pipeline.adapters.load(name, path)
 
     # --- end ---------------------------------------------------------------------------------------------------
 

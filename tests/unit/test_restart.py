@@ -104,7 +104,24 @@ def test_its_requests_are_told_those_who_come_wait_and_health_is_right(
     assert model.chat("hi")[0].response_text == "hello"
 
 
+@pytest.mark.parametrize("stage", ["from_arguments", "close"])
+def test_whatever_fails_is_told_and_tried_again(
+    model: ChatModel, engines: type[MadeEngine], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise EngineStartError("its folder is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, stage, fail)
+        with pytest.raises(EngineStartError):
+            model.restart()
+        assert model.health().state == "dead"
+    model.restart()
+    assert model.chat("hi")[0].response_text == "hello"
+
+
 def test_a_restart_that_fails_can_be_tried_again(model: ChatModel, engines: type[MadeEngine]) -> None:
+    model.load_adapter("late", "x")
     engines.start_with = EngineStartError("no memory left")
     with pytest.raises(EngineStartError):
         model.restart()
@@ -115,6 +132,7 @@ def test_a_restart_that_fails_can_be_tried_again(model: ChatModel, engines: type
     engines.start_with = None
     model.restart()
     assert model.health().state == "ready"
+    assert dict(model.adapters) == {"late": Path("x")}
     assert model.chat("hi")[0].response_text == "hello"
 
 

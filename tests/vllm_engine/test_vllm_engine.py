@@ -385,6 +385,12 @@ def test_embeddings_are_the_huggingface_engines(tmp_path: Path, kind: str) -> No
     (folder / "sentence_bert_config.json").write_text(
         json.dumps({"max_seq_length": 16, "do_lower_case": False})
     )
+    if kind == "mean":  # a head is not needed
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(folder / "model.safetensors")
+        del weights["lm_head.weight"]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     told = []
     for more in ({}, SMALL):
         with ChatModel({"model_name_or_path": str(folder), **more}) as model:

@@ -103,6 +103,10 @@ def engines() -> Iterator[str]:
         " the library. `unsupported`: asking for it is an\nerror, before anything is generated, that names the engines"
         " that can.\n\n"
     )
+    yield (
+        "What an engine has in general and not here, such as `sleep` without an accelerator, or vLLM's `load_adapter` without"
+        " `enable_lora`, is\nunsupported too: `model.engine.lacks` has the reason, and so has the error.\n\n"
+    )
     yield f"| | {' | '.join(f'`{name}`' for name in names)} |\n| --- |{' --- |' * len(names)}\n"
     for feature, support in rows.items():
         yield f"| `{feature}` | {' | '.join(support[name] for name in names)} |\n"

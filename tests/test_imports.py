@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "src" / "engineroom"
 BASE = {"types", "call", "params", "errors", "arguments", "config", "checkpoint", "demo", "families"}
 FACADE = BASE | {
+    "adapters",
     "render",
     "engines",
     "parse",
@@ -33,6 +34,7 @@ ALLOWED = {
     "bridge": {"errors"},
     "admission": {"errors"},
     "deadline": {"errors", "types"},
+    "adapters": {"engines", "errors"},
     "sampling": {"errors", "params"},
     "pipeline": FACADE - {"chat", "bridge"},
     "chat": FACADE,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engineroom.types import (
         Chunk,
         Delta,
+        Embedding,
         Message,
         Prompt,
         Response,
@@ -44,6 +45,7 @@ _HOMES = {
         (
             "Chunk",
             "Delta",
+            "Embedding",
             "Message",
             "Prompt",
             "Response",
@@ -62,6 +64,7 @@ __all__ = [
     "ChatModel",
     "Chunk",
     "Delta",
+    "Embedding",
     "Health",
     "Message",
     "Prompt",

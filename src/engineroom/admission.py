@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 
-from engineroom.errors import EngineBusyError, ParameterError
+from engineroom.errors import EngineBusyError, EngineroomError, ParameterError
 
 
 class Admission:
@@ -15,13 +15,31 @@ class Admission:
     Args:
         limit: answers that may be in the engine at once.
         max_queue: answers that may wait beside them.
+
+    Attributes:
+        refusal: makes the error that everybody who comes gets, while it is set.
     """
 
     def __init__(self, limit: int, max_queue: int) -> None:
         self.limit = limit
         self.max_queue = max_queue
         self.accepted = 0
+        self.refusal: Callable[[], EngineroomError] | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
         self._slots = asyncio.Semaphore(limit)
+
+    def check_open(self) -> None:
+        """
+        Raises:
+            EngineroomError: nobody may enter now.
+        """
+        if self.refusal is not None:
+            raise self.refusal()
+
+    async def emptied(self) -> None:
+        """Waits until nobody runs or waits."""
+        await self._empty.wait()
 
     @contextmanager
     def place(self, answers: int) -> Generator[None, None, None]:
@@ -30,7 +48,9 @@ class Admission:
         Raises:
             ParameterError: there are never so many.
             EngineBusyError: they are not free. Raised before anything is computed for the request.
+            EngineroomError: nobody may enter now.
         """
+        self.check_open()
         if answers > self.limit + self.max_queue:
             raise ParameterError(
                 f"n={answers} is more than this model takes at once",
@@ -45,10 +65,13 @@ class Admission:
                 fix="try again later, or raise max_concurrent or max_queue",
             )
         self.accepted += answers
+        self._empty.clear()
         try:
             yield
         finally:
             self.accepted -= answers
+            if not self.accepted:
+                self._empty.set()
 
     @asynccontextmanager
     async def slot(self) -> AsyncGenerator[None, None]:

@@ -63,8 +63,12 @@ class Arguments(BaseModel):
     hf_hub_token: str | None = Field(None, description="Token for private hub repositories.", repr=False)
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
     use_fast_tokenizer: bool = Field(True, description="Use the Rust tokenizer where the model has one.")
-    stage: Literal["sft", "rm"] | None = Field(
-        None, description="rm scores with the value head, sft generates; None decides by the checkpoint."
+    enable_lora: bool = Field(
+        False, description="vLLM: reserve room for adapters loaded while it runs; other engines need none."
+    )
+    stage: Literal["sft", "rm", "embed"] | None = Field(
+        None,
+        description="sft generates, rm scores, embed makes vectors; None decides by the checkpoint.",
     )
     finetuning_type: Literal["lora", "oft", "full", "freeze"] | None = Field(
         None,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import threading
 import warnings
 import weakref
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,11 +22,17 @@ from engineroom.call import Call, Conversation
 from engineroom.config import Arguments, ArgumentSource, parse_arguments
 from engineroom.engines import registry
 from engineroom.engines.base import BaseEngine, Health, Progress
-from engineroom.errors import ArgumentError, EngineError
+from engineroom.errors import (
+    ArgumentError,
+    EngineDeadError,
+    EngineError,
+    EngineNotReadyError,
+    EngineroomError,
+)
 from engineroom.pipeline import Pipeline
 from engineroom.render import Renderer, load_tokenizer, resolve_template
 from engineroom.sampling import SamplingDefaults
-from engineroom.types import Delta, Prompt, Response, SamplingParams, Tokenizer
+from engineroom.types import Delta, Embedding, Prompt, Response, SamplingParams, Tokenizer
 
 
 class TemplateWarning(UserWarning):
@@ -37,8 +46,9 @@ class SamplingWarning(UserWarning):
 class ChatModel:
     """One model behind one engine, to chat with and to score with.
 
-    Sync methods: ``chat``, ``stream_chat``, ``stream_deltas``, ``get_scores``. Each has an async twin with an ``a`` in
-    front, which works on any event loop. All may be called from many threads at once. ``close()`` it, or use ``with``.
+    Sync methods: ``chat``, ``stream_chat``, ``stream_deltas``, ``get_scores``, ``get_embeddings``; ``load_adapter``,
+    ``unload_adapter``, ``sleep``, ``wake``, ``restart``. Each has an async twin with an ``a`` in front, which works on
+    any event loop. All may be called from many threads at once. ``close()`` it, or use ``with``.
 
     Args:
         args: LLaMA-Factory's inference arguments: a mapping, the path of a YAML or JSON file, or command-line words.
@@ -66,12 +76,12 @@ class ChatModel:
     ) -> None:
         report = progress or _silent
         self.arguments = parse_arguments(args)
-        self.engine = engine or registry.find(self.arguments.infer_backend).load().from_arguments(
-            self.arguments
-        )
+        self._given = engine is not None
+        self.engine = engine or _make_engine(self.arguments)
         self._tokenizer = self.engine.tokenizer or _load_tokenizer(self.engine, self.arguments, report)
         self.engine.tokenizer = self._tokenizer
         template, warning = resolve_template(self._tokenizer, self.arguments.template)
+        self._template = template
         checkpoint = self.engine.checkpoint
         self._defaults = SamplingDefaults(
             checkpoint.generation_config if checkpoint else {}, self.arguments.sampling()
@@ -81,7 +91,7 @@ class ChatModel:
             warnings.warn(warning, TemplateWarning, stacklevel=2)
         if self._defaults.warning:
             warnings.warn(self._defaults.warning, SamplingWarning, stacklevel=2)
-        limit = _max_concurrent(self.arguments) or self.engine.max_concurrency
+        _max_concurrent(self.arguments)  # refused before anything is loaded
         self.renderer = Renderer(
             self._tokenizer,
             template,
@@ -98,9 +108,17 @@ class ChatModel:
         except BaseException:
             self.close()
             raise
-        self._pipeline = Pipeline(
+        self._pipeline = self._join(self.engine)
+        self._restarting: asyncio.Task[None] | None = None
+        self._restart_failed: Exception | None = None
+
+    def _join(self, engine: BaseEngine) -> Pipeline:
+        """The path through an engine that has started."""
+        checkpoint = engine.checkpoint
+        limit = _max_concurrent(self.arguments) or engine.max_concurrency
+        pipeline = Pipeline(
             self.renderer,
-            self.engine,
+            engine,
             self._tokenizer,
             self._defaults,
             admission=Admission(limit, self.arguments.max_queue),
@@ -108,9 +126,10 @@ class ChatModel:
             vocab_size=(checkpoint.vocab_size if checkpoint else None) or self._tokenizer.vocab_size,
             model_name=self.arguments.model_name_or_path,
         )
-        self.engine.frontend = self._pipeline
-        self.engine.template = template
-        self.engine.generating_args = {n: getattr(self.sampling, n) for n in SamplingParams.names()}
+        engine.frontend = pipeline
+        engine.template = self._template
+        engine.generating_args = {n: getattr(self.sampling, n) for n in SamplingParams.names()}
+        return pipeline
 
     # --- facts -------------------------------------------------------------------------------------------------
 
@@ -136,8 +155,21 @@ class ChatModel:
     def tokenizer(self) -> Tokenizer:
         return self._tokenizer
 
+    @property
+    def adapters(self) -> Mapping[str, Path]:
+        """The LoRA adapters that a request can choose with ``adapter``: name → folder."""
+        return self.engine.adapters
+
+    @property
+    def is_sleeping(self) -> bool:
+        return self._pipeline.asleep
+
     def health(self) -> Health:
-        return self.engine.health()
+        """How the engine is; after a failed restart, ``dead`` with the reason."""
+        health = self.engine.health()
+        if self._restart_failed is not None:
+            return Health("dead", detail=str(self._restart_failed))
+        return replace(health, state="sleeping") if self.is_sleeping and health.state == "ready" else health
 
     def render(
         self,
@@ -268,6 +300,137 @@ class ChatModel:
         """:meth:`get_scores`, awaited."""
         return await self._bridge.acall(self._pipeline.get_scores(batch_input, **input_kwargs))
 
+    # --- embeddings ---------------------------------------------------------------------------------------------
+
+    def get_embeddings(self, batch_input: Sequence[Conversation], **input_kwargs: Any) -> list[Embedding]:
+        """A vector for each raw text, or for each conversation rendered by the chat template.
+
+        Args:
+            input_kwargs: ``dimensions`` keeps the first so many numbers, which a model trained for it allows
+                (Matryoshka); ``normalize`` says whether the vectors have the length 1. Without it they do, unless the
+                checkpoint's own ``modules.json`` says otherwise. ``timeout`` bounds the whole call, in seconds.
+
+        Raises:
+            RequestError: the model was not loaded with ``stage=embed``, or a text can't be read.
+            GenerationError: a vector is not a number.
+        """
+        return self._bridge.call(self._pipeline.get_embeddings(batch_input, **input_kwargs))
+
+    async def aget_embeddings(
+        self, batch_input: Sequence[Conversation], **input_kwargs: Any
+    ) -> list[Embedding]:
+        """:meth:`get_embeddings`, awaited."""
+        return await self._bridge.acall(self._pipeline.get_embeddings(batch_input, **input_kwargs))
+
+    # --- adapters ----------------------------------------------------------------------------------------------
+
+    def load_adapter(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Loads a LoRA adapter, for requests to choose with ``adapter=name``. Answers go on meanwhile.
+
+        Raises:
+            ParameterError: the name is taken, or has spaces in it.
+            ModelError: there is no adapter, or it does not fit the model. Everything else stays as it was.
+            ArgumentError: the engine was started with too little room for it, or for a lower rank.
+            UnsupportedError: the engine can't, or was not started for it; the error says which.
+        """
+        self._bridge.call(self._pipeline.load_adapter(name, path))
+
+    async def aload_adapter(self, name: str, path: str | os.PathLike[str]) -> None:
+        """:meth:`load_adapter`, awaited."""
+        await self._bridge.acall(self._pipeline.load_adapter(name, path))
+
+    def unload_adapter(self, name: str) -> None:
+        """Unloads an adapter when the answers that use it have ended. From now on no request can choose it.
+
+        Raises:
+            ParameterError: there is no such adapter; the error names those that there are.
+        """
+        self._bridge.call(self._pipeline.unload_adapter(name))
+
+    async def aunload_adapter(self, name: str) -> None:
+        """:meth:`unload_adapter`, awaited. Cancelling the await, while answers use it, keeps the adapter."""
+        await self._bridge.acall(self._pipeline.unload_adapter(name))
+
+    # --- sleep and restart -------------------------------------------------------------------------------------
+
+    def sleep(self, level: int = 1) -> None:
+        """Frees the accelerator's memory when those who are in have been served; the weights wait in the host's.
+
+        Whoever asks for something meanwhile gets ``EngineNotReadyError``. A model that sleeps already sleeps on.
+
+        Raises:
+            UnsupportedError: the engine can't here; the error says why.
+        """
+        self._bridge.call(self._pipeline.sleep(level))
+
+    async def asleep(self, level: int = 1) -> None:
+        """:meth:`sleep`, awaited."""
+        await self._bridge.acall(self._pipeline.sleep(level))
+
+    def wake(self) -> None:
+        """Brings the weights back. A model that is awake stays so."""
+        self._bridge.call(self._pipeline.wake())
+
+    async def awake(self) -> None:
+        """:meth:`wake`, awaited."""
+        await self._bridge.acall(self._pipeline.wake())
+
+    def restart(self, *, progress: Progress | None = None) -> None:
+        """Closes the engine, dead or alive, and starts a fresh one from the same arguments behind this model.
+
+        Requests in the old one get ``EngineClosedError``, those that come meanwhile ``EngineNotReadyError``; several
+        callers at once share one restart. Adapters that were loaded while it ran are loaded again.
+
+        Raises:
+            EngineError: this model was given its engine; or the new one could not start, and the model stays dead
+                until another restart.
+            ModelError: an adapter could not be loaded again; the model serves without it.
+        """
+        self._bridge.call(self._restart_once(progress or _silent))
+
+    async def arestart(self, *, progress: Progress | None = None) -> None:
+        """:meth:`restart`, awaited. It goes on if the await is cancelled."""
+        await self._bridge.acall(self._restart_once(progress or _silent))
+
+    async def _restart_once(self, report: Progress) -> None:
+        if self._given:
+            raise EngineError(
+                f"this model can't restart the {self.engine.name} engine",
+                why="the engine was handed to it as an object, and arguments don't tell how to make another",
+                fix="make a new ChatModel with a new engine",
+            )
+        if self._restarting is None or self._restarting.done():
+            self._restarting = asyncio.create_task(self._restart(report))
+            self._restarting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._restarting)
+
+    async def _restart(self, report: Progress) -> None:
+        old = self.engine
+        self._restart_failed = None
+        self._pipeline.admission.refusal = _restarting
+        try:
+            await old.close()
+            await self._start_another(report)
+        except Exception as error:
+            self.engine = self._closer.engine = old  # it knows the adapters that the next attempt brings back
+            self._restart_failed = error
+            self._pipeline.admission.refusal = partial(_not_restarted, error)
+            raise
+        self._pipeline = self._join(self.engine)
+        for name, path in old.adapters.items():
+            if name not in self.engine.adapters:
+                await self._pipeline.adapters.load(name, path)
+
+    async def _start_another(self, report: Progress) -> None:
+        engine = await asyncio.to_thread(_make_engine, self.arguments)
+        engine.tokenizer = self._tokenizer
+        self.engine = self._closer.engine = engine
+        try:
+            await engine.start(report)
+        except BaseException:
+            await engine.close()
+            raise
+
     # --- end ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -288,12 +451,12 @@ class _Closer:
 
     def __init__(self, bridge: Bridge, engine: BaseEngine) -> None:
         self._bridge = bridge
-        self._engine = engine
+        self.engine = engine
 
     def __call__(self) -> None:
         atexit.unregister(self)
         if not self._bridge.closed:
-            self._bridge.close(self._engine.close())
+            self._bridge.close(self.engine.close())
 
     def forgotten(self) -> None:
         """The garbage collector runs on any thread, even on those that the closing waits for; so it has its own."""
@@ -303,6 +466,20 @@ class _Closer:
 
 def _silent(stage: str, share: float | None) -> None:
     pass
+
+
+def _make_engine(arguments: Arguments) -> BaseEngine:
+    return registry.find(arguments.infer_backend).load().from_arguments(arguments)
+
+
+def _restarting() -> EngineroomError:
+    return EngineNotReadyError("the model is being restarted", fix="try again when health() says ready")
+
+
+def _not_restarted(error: Exception) -> EngineroomError:
+    dead = EngineDeadError("the model could not be restarted", why=str(error), fix="model.restart()")
+    dead.__cause__ = error
+    return dead
 
 
 def _load_tokenizer(engine: BaseEngine, arguments: Arguments, report: Progress) -> Tokenizer:

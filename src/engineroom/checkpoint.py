@@ -16,7 +16,7 @@ from engineroom import demo
 from engineroom.config import Arguments
 from engineroom.errors import ModelLoadError, ModelNotFoundError, nearest
 
-CheckpointKind: TypeAlias = Literal["causal", "sequence_classification", "value_head", "unknown"]
+CheckpointKind: TypeAlias = Literal["causal", "sequence_classification", "value_head", "embedding", "unknown"]
 
 VALUE_HEAD_FILES = ("value_head.safetensors", "value_head.bin")
 """Where LLaMA-Factory keeps a reward model's head apart from the language model."""
@@ -103,13 +103,13 @@ class Checkpoint:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """``config.json``."""
-        return _read_json(self.path / "config.json")
+        return read_json(self.path / "config.json")
 
     @cached_property
     def generation_config(self) -> Mapping[str, Any]:
         """``generation_config.json``; empty if there is none."""
         file = self.path / "generation_config.json"
-        return _read_json(file) if file.is_file() else {}
+        return read_json(file) if file.is_file() else {}
 
     @property
     def text_config(self) -> Mapping[str, Any]:
@@ -138,6 +138,12 @@ class Checkpoint:
     @property
     def vocab_size(self) -> int | None:
         value = self.text_config.get("vocab_size")
+        return value if isinstance(value, int) else None
+
+    @property
+    def hidden_size(self) -> int | None:
+        """Numbers of a token's hidden state."""
+        value = self.text_config.get("hidden_size", self.text_config.get("n_embd"))
         return value if isinstance(value, int) else None
 
     @property
@@ -184,6 +190,8 @@ class Checkpoint:
             return "sequence_classification"
         if self.value_head_file is not None:
             return "value_head"
+        if (self.path / "modules.json").is_file():  # of sentence-transformers
+            return "embedding"
         if self.architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
             return "causal"
         return "unknown"
@@ -193,7 +201,7 @@ class Checkpoint:
         if any((self.path / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
             return True
         file = self.path / "tokenizer_config.json"
-        return file.is_file() and bool(_read_json(file).get("chat_template"))
+        return file.is_file() and bool(read_json(file).get("chat_template"))
 
 
 def _local_folder(name: str) -> Path | None:
@@ -211,7 +219,7 @@ def _is(test: Callable[[], bool]) -> bool:
 
 def _base_of(adapter: Path) -> str:
     """The model that a LoRA adapter was trained on, by its own account."""
-    base = _read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+    base = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
     return str(base) if base else "BASE_MODEL"
 
 
@@ -275,18 +283,34 @@ def _not_found(name: str, why: str) -> ModelNotFoundError:
     return ModelNotFoundError(f"model {name!r} was not found", why=why, fix=fix)
 
 
-def _read_json(file: Path) -> Mapping[str, Any]:
+def read_json(file: Path) -> Mapping[str, Any]:
+    """
+    Raises:
+        ModelLoadError: the file holds no JSON object.
+    """
+    return cast("Mapping[str, Any]", _read_json(file, dict, "object"))
+
+
+def read_json_list(file: Path) -> list[Any]:
+    """
+    Raises:
+        ModelLoadError: the file holds no JSON list.
+    """
+    return cast("list[Any]", _read_json(file, list, "list"))
+
+
+def _read_json(file: Path, kind: type, word: str) -> object:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelLoadError(
             f"{str(file)!r} can't be read", why=str(error), fix="download or save the model again"
         ) from error
-    if not isinstance(value, dict):
+    if not isinstance(value, kind):
         raise ModelLoadError(
-            f"{str(file)!r} does not hold a JSON object", fix="download or save the model again"
+            f"{str(file)!r} does not hold a JSON {word}", fix="download or save the model again"
         )
-    return cast("Mapping[str, Any]", value)
+    return value
 
 
 def find_value_head(folder: Path) -> Path | None:

@@ -23,6 +23,7 @@ shows all three, one to a line. A front end may show the parts in its own way.
         ├── EngineNotInstalledError
         ├── EngineStartError
         ├── EngineBusyError      the queue is full; try again
+        ├── EngineNotReadyError  it sleeps, or is being restarted
         ├── EngineDeadError      the engine died; every request in it fails with this
         ├── EngineClosedError    used after ``close()``
         ├── GenerationError      this one request failed inside the engine
@@ -171,6 +172,10 @@ class EngineBusyError(EngineError):
     def __init__(self, what: str, *, why: str = "", fix: str = "", retry_after: float = 1.0) -> None:
         super().__init__(what, why=why, fix=fix)
         self.retry_after = retry_after
+
+
+class EngineNotReadyError(EngineError):
+    """The model sleeps, or is being restarted. Nothing is wrong with the request."""
 
 
 class EngineDeadError(EngineError):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import math
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
+from engineroom.adapters import Adapters
 from engineroom.admission import Admission
 from engineroom.call import Call, Conversation, text_length
 from engineroom.deadline import Deadline
 from engineroom.engines.base import BaseEngine
 from engineroom.engines.capabilities import engines_with
 from engineroom.errors import (
+    EngineNotReadyError,
+    EngineroomError,
     GenerationError,
     MessageError,
     ParameterError,
@@ -28,11 +33,14 @@ from engineroom.sampling import SamplingDefaults, token_limit
 from engineroom.types import (
     Chunk,
     Delta,
+    Embedding,
     Prompt,
     Response,
     SamplingParams,
     Tokenizer,
 )
+
+T = TypeVar("T")
 
 _DEFAULTS = SamplingParams()
 _LONG_TEXT = 20_000  # characters; rendering more than this would hold up other streams, so a thread does it
@@ -75,6 +83,9 @@ class Pipeline:
         self.engine = engine
         self.defaults = defaults
         self.admission = admission
+        self.adapters = Adapters(engine)
+        self.asleep = False
+        self._sleeping = asyncio.Lock()
         self._tokenizer = tokenizer
         self._eos = tuple(eos_token_ids)
         self._vocab_size = vocab_size
@@ -107,6 +118,7 @@ class Pipeline:
     async def stream_deltas(self, call: Call) -> AsyncGenerator[Delta, None]:
         """The one way to generate. Everything else folds or forwards this."""
         params = self.defaults.resolve(call.sampling)
+        self._check_params(params)
         deadline = None if params.timeout is None else Deadline(params.timeout)
         deltas = self._request(call, params, deadline)
         async with aclosing(deadline.stream(deltas) if deadline else deltas) as timed:
@@ -116,7 +128,10 @@ class Pipeline:
     async def _request(
         self, call: Call, params: SamplingParams, deadline: Deadline | None
     ) -> AsyncGenerator[Delta, None]:
-        with self.admission.place(1 if params.num_beams > 1 else params.n):
+        with (
+            self.admission.place(1 if params.num_beams > 1 else params.n),
+            self.adapters.used(params.adapter),
+        ):
             request = replace(self._check(await self._render(call), params), deadline=deadline)
             _check_format(request.prompt, request.params, call)
             request.reaches("it was being prepared")
@@ -133,17 +148,9 @@ class Pipeline:
             RequestTimeoutError: it passed.
         """
         timeout = self.defaults.resolve({"timeout": kwargs.pop("timeout", None)}).timeout
-        for name, value in kwargs.items():
-            if value is not None:
-                raise ParameterError(
-                    f"get_scores has no parameter {name!r}", fix="leave it out", parameter=name
-                )
-        if isinstance(batch_input, str) or not isinstance(batch_input, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise MessageError(
-                "get_scores takes a list of texts or of conversations", fix='wrap it in a list: ["a text"]'
-            )
+        _check_batch("get_scores", batch_input, kwargs)
         self._check_feature("score")
-        if self.engine.can_generate:
+        if self.engine.can_generate or self.engine.can_embed:
             raise RequestError(
                 f"{self._model_name} is not a reward model",
                 why="its checkpoint has neither a sequence-classification nor a value head",
@@ -151,21 +158,93 @@ class Pipeline:
             )
         if not batch_input:
             return []
-        if timeout is None:
-            return await self._scores(batch_input, None)
-        self._check_feature("timeout")
-        deadline = Deadline(timeout)
-        return await deadline.wait(self._scores(batch_input, deadline))
+        return await self._batch(batch_input, timeout, self.engine.score, "scored")
 
-    async def _scores(self, batch: Sequence[Conversation], deadline: Deadline | None) -> list[float]:
-        with self.admission.place(1):
-            prompts = await self._score_prompts(batch)
-            if deadline is not None:
-                deadline.stage = "it was waiting for its turn in the engine"
-            async with self.admission.slot():
-                if deadline is not None:
-                    deadline.stage = f"the engine had not scored all {len(prompts)} of them"
-                return await self.engine.score(prompts)
+    async def get_embeddings(
+        self,
+        batch_input: Sequence[Conversation],
+        *,
+        dimensions: int | None = None,
+        normalize: bool | None = None,
+        **kwargs: Any,
+    ) -> list[Embedding]:
+        """A vector for each text or conversation. ``timeout`` is understood, too.
+
+        Raises:
+            RequestTimeoutError: it passed.
+        """
+        timeout = self.defaults.resolve({"timeout": kwargs.pop("timeout", None)}).timeout
+        _check_batch("get_embeddings", batch_input, kwargs)
+        self._check_feature("embed")
+        if not self.engine.can_embed:
+            raise RequestError(
+                f"{self._model_name} was not loaded as an embedding model",
+                fix="load it with stage=embed",
+            )
+        if normalize is not None and not isinstance(normalize, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ParameterError(
+                f"normalize={shown(normalize)} is not allowed", why="true or false", parameter="normalize"
+            )
+        self._check_dimensions(dimensions)
+        if not batch_input:
+            return []
+        unit = self.engine.pooling.normalize if normalize is None else normalize
+
+        async def embed(prompts: Sequence[Prompt]) -> list[Embedding]:
+            vectors = await self.engine.embed(prompts)
+            return [
+                Embedding(_shaped(vector, dimensions, unit), len(prompt))
+                for vector, prompt in zip(vectors, prompts, strict=True)
+            ]
+
+        return await self._batch(batch_input, timeout, embed, "embedded")
+
+    async def load_adapter(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Beside whatever runs."""
+        self._check_feature("load_adapter")
+        if not self.engine.can_generate:
+            raise RequestError(
+                f"{self._model_name} does not chat, and only a request to chat chooses an adapter",
+                fix="load the model with adapter_name_or_path",
+            )
+        self.admission.check_open()
+        await self.adapters.load(name, path)
+
+    async def unload_adapter(self, name: str) -> None:
+        """When no answer needs it."""
+        self._check_feature("load_adapter")
+        self.admission.check_open()
+        await self.adapters.unload(name)
+
+    async def sleep(self, level: int) -> None:
+        """When all who are in have been served; whoever comes meanwhile is refused."""
+        self._check_feature("sleep")
+        if level != 1:
+            raise ParameterError(
+                f"level={shown(level)} is not allowed",
+                why="1 keeps the weights in the host's memory; there is no other level",
+                fix="to free that too: close()",
+                parameter="level",
+            )
+        async with self._sleeping:
+            if self.asleep:
+                return
+            self.admission.refusal = _sleeping
+            try:
+                await self.admission.emptied()
+                await self.engine.sleep()
+            except BaseException:
+                self.admission.refusal = None
+                raise
+            self.asleep = True
+
+    async def wake(self) -> None:
+        """Nothing, if the model is awake."""
+        self._check_feature("sleep")
+        async with self._sleeping:
+            if self.asleep:
+                await self.engine.wake()
+                self.admission.refusal, self.asleep = None, False
 
     def render(self, call: Call) -> Prompt:
         """The exact prompt that the engine would see."""
@@ -189,21 +268,54 @@ class Pipeline:
 
     async def _render(self, call: Call) -> Prompt:
         if not self.engine.can_generate:
+            kind, does, fix = (
+                ("an embedding", "makes vectors", "get_embeddings, or `engineroom embed`")
+                if self.engine.can_embed
+                else ("a reward", "scores", "get_scores, or `engineroom score`")
+            )
             raise RequestError(
-                f"{self._model_name} is a reward model: it scores, it does not chat",
-                fix="use get_scores, or `engineroom score`",
+                f"{self._model_name} is {kind} model: it {does}, it does not chat", fix=f"use {fix}"
             )
         return self.render(call) if call.length <= _LONG_TEXT else await asyncio.to_thread(self.render, call)
 
-    async def _score_prompts(self, batch: Sequence[Conversation]) -> list[Prompt]:
+    async def _batch(
+        self,
+        batch: Sequence[Conversation],
+        seconds: float | None,
+        work: Callable[[Sequence[Prompt]], Awaitable[list[T]]],
+        done: str,
+    ) -> list[T]:
+        """What the engine makes of whole texts, in time."""
+        if seconds is None:
+            return await self._batch_until(None, batch, work, done)
+        self._check_feature("timeout")
+        deadline = Deadline(seconds)
+        return await deadline.wait(self._batch_until(deadline, batch, work, done))
+
+    async def _batch_until(
+        self,
+        deadline: Deadline | None,
+        batch: Sequence[Conversation],
+        work: Callable[[Sequence[Prompt]], Awaitable[list[T]]],
+        done: str,
+    ) -> list[T]:
+        with self.admission.place(1):
+            prompts = await self._batch_prompts(batch)
+            if deadline is not None:
+                deadline.stage = "it was waiting for its turn in the engine"
+            async with self.admission.slot():
+                if deadline is not None:
+                    deadline.stage = f"the engine had not {done} all {len(prompts)} of them"
+                return await work(prompts)
+
+    async def _batch_prompts(self, batch: Sequence[Conversation]) -> list[Prompt]:
         def render() -> list[Prompt]:
-            return [self._scored(item, place) for place, item in enumerate(batch)]
+            return [self._whole(item, place) for place, item in enumerate(batch)]
 
         return render() if text_length(batch) <= _LONG_TEXT else await asyncio.to_thread(render)
 
     def _check(self, prompt: Prompt, params: SamplingParams) -> Request:
-        """Everything that can be refused is refused here, before the engine is touched."""
-        self._check_params(params)
+        """What can only be judged with the prompt is refused here, before the engine is touched."""
         self._check_ids(prompt)
         if self.engine.context_length is not None:
             limit = token_limit(params, len(prompt), self.engine.context_length)
@@ -217,6 +329,8 @@ class Pipeline:
         for name in SamplingParams.names():
             if getattr(params, name) != getattr(_DEFAULTS, name):
                 self._check_feature(name)
+        if params.adapter is not None:
+            self.adapters.check(params.adapter)
         for name in ("stop_token_ids", "logit_bias"):
             wrong = [i for i in getattr(params, name) if i >= self._vocab_size]
             if wrong:
@@ -240,10 +354,23 @@ class Pipeline:
 
     def _check_feature(self, feature: str) -> None:
         if self.engine.capabilities.get(feature, "unsupported") == "unsupported":
-            others = [name for name in engines_with(feature) if name != self.engine.name]
-            raise UnsupportedError(feature, self.engine.name, others)
+            reason = self.engine.lacks.get(feature, "")
+            others = [name for name in engines_with(feature) if name != self.engine.name and not reason]
+            raise UnsupportedError(feature, self.engine.name, others, why=reason)
 
-    def _scored(self, item: Any, place: int) -> Prompt:
+    def _check_dimensions(self, dimensions: Any) -> None:
+        if dimensions is None:
+            return
+        size = self.engine.checkpoint.hidden_size if self.engine.checkpoint else None
+        whole = isinstance(dimensions, int) and not isinstance(dimensions, bool)
+        if not whole or dimensions < 1 or (size is not None and dimensions > size):
+            raise ParameterError(
+                f"dimensions={shown(dimensions)} is not allowed",
+                why=f"an integer from 1 to {size}" if size else "an integer of at least 1",
+                parameter="dimensions",
+            )
+
+    def _whole(self, item: Any, place: int) -> Prompt:
         try:
             if isinstance(item, str):
                 prompt = self.renderer.render_raw(item)
@@ -252,8 +379,10 @@ class Pipeline:
             self._check_ids(prompt)
         except MessageError as error:
             raise MessageError(f"batch_input[{place}]: {error.what}", why=error.why, fix=error.fix) from error
-        if self.engine.context_length is not None:
-            token_limit(_DEFAULTS, len(prompt) - 1, self.engine.context_length)
+        limits = (self.engine.context_length, self.engine.pooling.max_tokens)
+        limit = min((limit for limit in limits if limit is not None), default=None)
+        if limit is not None:
+            token_limit(_DEFAULTS, len(prompt) - 1, limit)
         return prompt
 
     async def _answers(self, request: Request) -> AsyncGenerator[Delta, None]:
@@ -329,6 +458,37 @@ def _check_format(prompt: Prompt, params: SamplingParams, call: Call) -> None:
             fix="leave ignore_eos out" if params.ignore_eos else "name one in stop_token_ids",
             parameter="response_format",
         )
+
+
+def _check_batch(method: str, batch_input: Any, unknown: Mapping[str, Any]) -> None:
+    for name, value in unknown.items():
+        if value is not None:
+            raise ParameterError(f"{method} has no parameter {name!r}", fix="leave it out", parameter=name)
+    if isinstance(batch_input, str) or not isinstance(batch_input, Sequence):
+        raise MessageError(
+            f"{method} takes a list of texts or of conversations", fix='wrap it in a list: ["a text"]'
+        )
+
+
+def _shaped(vector: Sequence[float], dimensions: int | None, unit: bool) -> tuple[float, ...]:
+    """The first ``dimensions`` numbers (Matryoshka embeddings, Kusupati et al. 2022), then the length 1.
+
+    Raises:
+        GenerationError: the vector holds what is not a number.
+    """
+    if not all(map(math.isfinite, vector)):
+        raise GenerationError(
+            "the model's embedding is not a number (NaN or infinite)",
+            why="the weights are broken, or infer_dtype overflows on this text",
+            fix="try infer_dtype=float32 or infer_dtype=bfloat16",
+        )
+    kept = tuple(vector[:dimensions])
+    length = math.hypot(*kept) if unit else 1.0
+    return tuple(value / length for value in kept) if length else kept
+
+
+def _sleeping() -> EngineroomError:
+    return EngineNotReadyError("the model sleeps", fix="wake it: model.wake()")
 
 
 def fold(deltas: Sequence[Delta]) -> Response:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from engineroom.params import SamplingParams
 
 __all__ = [
-    "AudioPart", "Channel", "Chunk", "Delta", "FinishReason", "ImagePart", "MediaPart", "Message", "Part",
+    "AudioPart", "Channel", "Chunk", "Delta", "Embedding", "FinishReason", "ImagePart", "MediaPart", "Message", "Part",
     "Prompt", "ReasoningPart", "Response", "Role", "SamplingParams", "Support", "TextPart", "TokenLogprob",
     "Tokenizer", "Tool", "ToolCallPart", "ToolResultPart", "Usage", "VideoPart",
 ]  # fmt: skip
@@ -215,6 +215,21 @@ class Response:
     @property
     def usage(self) -> Usage:
         return Usage(self.prompt_length, self.response_length)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A text as a vector.
+
+    Attributes:
+        prompt_length: tokens of the text.
+    """
+
+    values: tuple[float, ...]
+    prompt_length: int
+
+    def __len__(self) -> int:
+        return len(self.values)
 
 
 # --- protocols --------------------------------------------------------------------------------------------------

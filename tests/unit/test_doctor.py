@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engineroom import demo, machine
+from engineroom import ChatModel, demo, machine
 from engineroom.config import parse_arguments
 from engineroom.doctor import Diagnosis, diagnose
 from engineroom.doctor.shape import Shape
 from engineroom.engines import registry
-from engineroom.errors import ArgumentError, EngineroomError, ModelError
+from engineroom.errors import ArgumentError, EngineroomError, ModelError, ModelLoadError
 
 GIB = 1 << 30
 
@@ -435,3 +435,19 @@ def test_whatever_the_files_hold_it_is_a_diagnosis_or_a_model_error(
             return
         assert found.would_load == (not found.problems)
         assert found.fit.weights >= 0
+
+
+def test_an_embedding_model_is_judged_as_it_is_loaded(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    (folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Transformer"}]')
+    found = diagnose(parse_arguments({"model_name_or_path": str(folder)}))
+    assert (found.kind, found.problems) == ("embedding", ())
+    (folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Dense"}]')
+    for arguments, says in (
+        ({"model_name_or_path": str(folder)}, "a module Dense"),
+        ({"model_name_or_path": "demo-reward", "stage": "embed"}, "reward model"),
+    ):
+        (problem,) = diagnose(parse_arguments(arguments)).problems
+        assert says in problem.what
+        with pytest.raises(ModelLoadError, match=says):
+            ChatModel(arguments)

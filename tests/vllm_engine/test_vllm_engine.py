@@ -29,6 +29,8 @@ from engineroom.errors import (
     GenerationError,
     ModelLoadError,
     ParameterError,
+    RequestError,
+    UnsupportedError,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -247,7 +249,7 @@ def test_one_adapter_stands_in_for_merged_weights(tmp_path: Path) -> None:
     for more in (SMALL, {}):
         with ChatModel({**arguments, **more}) as model:
             answers.append(model.chat("hello", **ask)[0].token_ids)
-            with pytest.raises(ParameterError, match="adapters kept apart: none"):
+            with pytest.raises(ParameterError, match="there is no adapter"):
                 model.chat("hello", adapter="adapter")
     assert answers[0] == answers[1]
     with ChatModel({"model_name_or_path": str(base)}) as model:
@@ -259,7 +261,7 @@ def test_an_adapter_for_another_model_is_refused(tmp_path: Path) -> None:
     other = tiny_models.causal(tmp_path / "other", head_dim=32, hidden_size=64)
     adapter = tiny_models.lora(other, tmp_path / "adapter", seed=1)
     arguments = {**SMALL, "model_name_or_path": str(base), "adapter_name_or_path": str(adapter)}
-    with pytest.raises((ModelLoadError, EngineStartError)):
+    with pytest.raises(ModelLoadError, match="does not fit"):
         ChatModel(arguments)
 
 
@@ -316,3 +318,86 @@ def test_several_labels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="2 labels"):
         ChatModel({**SMALL, "model_name_or_path": str(folder)})
     shutil.rmtree(folder)
+
+
+# --- adapters that come later, embeddings, sleep ---------------------------------------------------------------------
+
+
+def test_late_adapters_within_the_room_that_was_reserved(tmp_path: Path) -> None:
+    """All slots taken, and taken again: answers without an adapter stay those of the bare model."""
+    base = tiny_models.causal(tmp_path / "base", head_dim=32)
+    adapters = [tiny_models.lora(base, tmp_path / f"a{seed}", seed=seed) for seed in range(3)]
+    large = tiny_models.lora(base, tmp_path / "large", seed=9, r=48)
+    dora = tiny_models.lora(base, tmp_path / "dora", seed=9, use_dora=True)
+    arguments: dict[str, Any] = {"model_name_or_path": str(base), "enable_lora": True}
+    room = {**SMALL, "vllm_config": {**SMALL["vllm_config"], "max_loras": 2}}  # type: ignore[dict-item]
+
+    def greedy(model: ChatModel, **options: Any) -> tuple[int, ...]:
+        ask: dict[str, Any] = {"temperature": 0, "max_new_tokens": 12, "ignore_eos": True, **options}
+        return model.chat("hello", **ask)[0].token_ids
+
+    with ChatModel(arguments) as reference:
+        bare = greedy(reference)
+        right = []
+        for place, folder in enumerate(adapters):
+            reference.load_adapter(f"a{place}", folder)
+            right.append(greedy(reference, adapter=f"a{place}"))
+    with ChatModel({**arguments, **room}) as model:
+        model.load_adapter("kept", adapters[0])
+        for place in (1, 2, 1):  # under one name, as an adapter that was trained further
+            model.load_adapter("changing", adapters[place])
+            with ThreadPoolExecutor(12) as pool:
+                names = [None, "kept", "changing"] * 4
+                together = list(pool.map(lambda name: greedy(model, adapter=name), names))
+            assert together == [bare, right[0], right[place]] * 4
+            with pytest.raises(ArgumentError, match="room for 2 adapters"):
+                model.load_adapter("more", adapters[2])
+            model.unload_adapter("changing")
+            assert greedy(model) == bare
+        for folder, error, says in (
+            (large, ArgumentError, "vllm_max_lora_rank=48"),
+            (dora, ModelLoadError, "DoRA"),
+        ):
+            with pytest.raises(error, match=says):
+                model.load_adapter("bad", folder)
+        assert greedy(model, adapter="kept") == right[0]
+        with pytest.raises(UnsupportedError, match="no accelerator"):
+            model.sleep()
+
+
+def test_without_room_the_error_says_how_to_reserve_it(vllm: ChatModel, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="enable_lora=true"):
+        vllm.load_adapter("late", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["last", "mean"])
+def test_embeddings_are_the_huggingface_engines(tmp_path: Path, kind: str) -> None:
+    """Of a folder as sentence-transformers saves it, whose limit on texts is its own affair."""
+    folder = tiny_models.causal(tmp_path / "model", head_dim=32)
+    modules = [
+        {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for place, (path, name) in enumerate((("", "Transformer"), ("1_Pooling", "Pooling")))
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    mode = {"last": "lasttoken", "mean": "mean_tokens"}[kind]
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}))
+    (folder / "sentence_bert_config.json").write_text(
+        json.dumps({"max_seq_length": 16, "do_lower_case": False})
+    )
+    if kind == "mean":  # a head is not needed
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(folder / "model.safetensors")
+        del weights["lm_head.weight"]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    told = []
+    for more in ({}, SMALL):
+        with ChatModel({"model_name_or_path": str(folder), **more}) as model:
+            told.append(model.get_embeddings(TEXTS[:2]))
+            with pytest.raises(RequestError, match="get_embeddings"):
+                model.chat("hi")
+    assert [one.prompt_length for one in told[0]] == [one.prompt_length for one in told[1]]
+    for ours, theirs in zip(*told, strict=True):
+        assert ours.values == pytest.approx(theirs.values, abs=1e-4)
+        assert sum(value * value for value in ours.values) > 2  # as the folder says: not normalised

@@ -2,27 +2,37 @@
 
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from engineroom.checkpoint import Checkpoint
 from engineroom.config import parse_arguments
-from engineroom.engines.vllm import library, options
+from engineroom.engines.adapter_folder import AdapterFolder
+from engineroom.engines.vllm import VllmEngine, library, options
 from engineroom.engines.vllm.adapters import Adapters, check_adapters
 from engineroom.engines.vllm.options import Platform
-from engineroom.engines.vllm.reward import without_head
-from engineroom.errors import ArgumentError, EngineStartError, ModelLoadError, ParameterError
+from engineroom.engines.vllm.plain import causal_alone
+from engineroom.errors import ArgumentError, EngineStartError, ModelLoadError
 
-FIELDS = ("max_num_seqs", "tensor_parallel_size", "quantization", "max_num_batched_tokens", "_hidden")
+FIELDS = (
+    "max_num_seqs",
+    "max_loras",
+    "tensor_parallel_size",
+    "quantization",
+    "max_num_batched_tokens",
+    "_hidden",
+)
 CPU = Platform(True, FIELDS, (32, 64))
 CUDA = Platform(False, FIELDS)
+DEMO = Checkpoint.open(parse_arguments())
 
 
-def made(platform: Platform = CPU, kind: Any = "causal", adapters: int = 0, **given: Any) -> dict[str, Any]:
+def made(platform: Platform = CPU, kind: Any = "causal", **given: Any) -> dict[str, Any]:
     arguments = parse_arguments({"infer_backend": "vllm", **given})
     options.check_arguments(arguments)
-    return options.engine_options(arguments, Checkpoint.open(arguments), kind, platform, adapters)
+    return options.engine_options(arguments, Checkpoint.open(arguments), kind, platform)
 
 
 @pytest.mark.parametrize(
@@ -52,9 +62,13 @@ def made(platform: Platform = CPU, kind: Any = "causal", adapters: int = 0, **gi
         ({"platform": CUDA, "vllm_gpu_util": 0.4}, "gpu_memory_utilization", 0.4),
         ({"vllm_gpu_util": 0.4}, "gpu_memory_utilization", 0.4),
         ({}, "distributed_executor_backend", "uni"),
-        ({"adapters": 2}, "max_loras", 3),
-        ({"adapters": 1}, "max_lora_rank", 32),
-        ({"adapters": 1, "vllm_max_lora_rank": 40}, "max_lora_rank", 64),
+        ({"adapter_name_or_path": "a,b"}, "max_loras", 3),  # one stays empty
+        ({"adapter_name_or_path": "a,b", "enable_lora": True}, "max_loras", 7),
+        ({"enable_lora": True}, "max_loras", 5),
+        ({"enable_lora": True, "vllm_config": {"max_loras": 8}}, "max_loras", 9),
+        ({"enable_lora": True}, "enable_lora", True),
+        ({"adapter_name_or_path": "a"}, "max_lora_rank", 32),
+        ({"enable_lora": True, "vllm_max_lora_rank": 40}, "max_lora_rank", 64),
         ({"trust_remote_code": True}, "trust_remote_code", True),
     ],
 )
@@ -100,6 +114,9 @@ def test_the_cpus_cache_holds_what_its_requests_can_fill() -> None:
         ({"rope_scaling": "yarn"}, "hf_overrides"),
         ({"flash_attn": "fa2"}, "attention_backend"),
         ({"use_kv_cache": False}, "always"),
+        ({"vllm_config": {"enable_lora": True}}, "use enable_lora instead"),
+        ({"vllm_config": {"max_loras": 2}}, "enable_lora=true"),
+        ({"adapter_name_or_path": "a,b", "vllm_config": {"max_loras": 1}}, "at least 2"),
     ],
 )
 def test_what_vllm_can_not_honour_is_refused_by_name(given: dict[str, Any], says: str) -> None:
@@ -165,22 +182,43 @@ def test_an_adapter_that_vllm_can_not_run(
 ) -> None:
     (tmp_path / "adapter_config.json").write_text(config)
     with pytest.raises(error, match=says):
-        check_adapters([tmp_path], merge=False, max_rank=32)
+        check_adapters([AdapterFolder(tmp_path)], DEMO, merge=False, max_rank=32)
 
 
 def test_several_adapters_are_not_merged(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="adapter_merge=false"):
-        check_adapters([tmp_path, tmp_path], merge=True, max_rank=32)
+        check_adapters([AdapterFolder(tmp_path)] * 2, DEMO, merge=True, max_rank=32)
 
 
 def test_an_adapter_is_chosen_by_name() -> None:
-    first, second = object(), object()
-    apart = Adapters({"first": first, "second": second})  # type: ignore[dict-item]
-    assert (apart.choose("first"), apart.choose(None), apart.last()) == (first, None, second)
-    merged = Adapters({}, first)  # type: ignore[arg-type]
-    assert (merged.choose(None), merged.last(), merged.all()) == (first, first, [first])
-    with pytest.raises(ParameterError, match="none"):
-        merged.choose("first")
+    first, second, merged = (SimpleNamespace(lora_path=name) for name in ("first", "second", "merged"))
+    adapters = Adapters()
+    adapters.put("first", first)  # type: ignore[arg-type]
+    adapters.put("second", second)  # type: ignore[arg-type]
+    assert (adapters.choose("first"), adapters.choose(None), adapters.last()) == (first, None, second)
+    assert adapters.take("second") is second
+    assert list(adapters.folders) == ["first"]
+    adapters.always = merged  # type: ignore[assignment]
+    assert (adapters.choose(None), adapters.last()) == (merged, merged)
+
+
+@pytest.mark.parametrize(
+    ("version", "given", "lacking"),
+    [
+        ("0.32.0+cpu", {}, {"load_adapter": "enable_lora=true", "sleep": "no accelerator"}),
+        ("0.32.0", {}, {"load_adapter": "enable_lora=true", "sleep": "enable_sleep_mode"}),
+        ("0.32.0", {"enable_lora": True, "vllm_config": {"enable_sleep_mode": True}}, {}),
+    ],
+)
+def test_what_it_lacks_here_is_declared_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, version: str, given: dict[str, Any], lacking: dict[str, str]
+) -> None:
+    monkeypatch.setattr(library, "installed", lambda: ("vllm", version))
+    engine = VllmEngine(parse_arguments({"infer_backend": "vllm", **given}), DEMO)
+    assert set(engine.lacks) == set(lacking)
+    for feature in ("load_adapter", "sleep"):
+        assert engine.capabilities[feature] == ("unsupported" if feature in lacking else "native")
+        assert lacking.get(feature, "") in engine.lacks.get(feature, "")
 
 
 # --- value heads ----------------------------------------------------------------------------------------------------
@@ -193,11 +231,12 @@ def test_a_value_head_is_kept_from_vllm_beside_and_among_the_weights(tmp_path: P
     reward, plain = tmp_path / "reward", tmp_path / "plain"
     reward.mkdir()
     plain.mkdir()
-    (reward / "config.json").write_text("{}")
+    for name in ("config.json", "modules.json", "sentence_bert_config.json"):
+        (reward / name).write_text("{}")
     head = {"v_head.summary.weight": torch.ones(1, 4)}
     save_file({"model.norm.weight": torch.ones(4), **head}, reward / "model.safetensors")
     save_file(head, reward / "value_head.safetensors")
-    without_head(Checkpoint("it", reward), plain)
+    causal_alone(Checkpoint("it", reward), plain)
     assert sorted(file.name for file in plain.iterdir()) == ["config.json", "model.safetensors"]
     assert list(load_file(plain / "model.safetensors")) == ["model.norm.weight"]
     assert len(load_file(reward / "model.safetensors")) == 2

@@ -161,9 +161,14 @@ def _load(arguments: Arguments) -> ChatModel:
         return model
     model.close()
     name = arguments.model_name_or_path
+    kind, does, command = (
+        ("an embedding", "makes vectors", "embed")
+        if model.engine.can_embed
+        else ("a reward", "scores", "score")
+    )
     raise ArgumentError(
-        f"{name} is a reward model: it scores, it does not chat",
-        fix=f'engineroom score model_name_or_path={name} "a text"',
+        f"{name} is {kind} model: it {does}, it does not chat",
+        fix=f'engineroom {command} model_name_or_path={name} "a text"',
         argument="model_name_or_path",
     )
 

@@ -104,6 +104,7 @@ _KINDS = {
     "causal": "answers",
     "sequence_classification": "reward model (classification head)",
     "value_head": "reward model (value head)",
+    "embedding": "embedding model",
     "unknown": "kind not known",
 }
 

@@ -1,4 +1,4 @@
-"""What can be scored, read from a command's words, from lines of text, or from JSON lines."""
+"""What can be scored or embedded, read from a command's words, from lines of text, or from JSON lines."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read_lines(lines: Iterable[str]) -> Generator[Scorable, None, None]:
     for index, line in enumerate(chain((first,), decoded)):
         place = f"line {index + 1}"
         if not line.strip():
-            raise MessageError(f"{place} is empty", why="each line is scored", fix="remove empty lines")
+            raise MessageError(f"{place} is empty", why="each line is a text", fix="remove empty lines")
         yield _from_object(index, place, line) if as_objects else Scorable(index, place, line)
 
 

@@ -17,6 +17,7 @@ from engineroom.doctor.template import TemplateFacts, inspect_template
 from engineroom.doctor.tokenizer import tokenizer_findings
 from engineroom.doctor.weights import Weights, inspect_weights
 from engineroom.engines import registry
+from engineroom.engines.pooling import Pooling
 from engineroom.errors import EngineroomError, ModelLoadError
 from engineroom.params import SamplingParams
 from engineroom.sampling import SamplingDefaults
@@ -154,6 +155,22 @@ def _context_findings(arguments: Arguments, checkpoint: Checkpoint) -> Generator
         )
 
 
+def _embedding_findings(
+    arguments: Arguments, checkpoint: Checkpoint, rewards: bool
+) -> Generator[Finding, None, None]:
+    if rewards:
+        yield problem(
+            f"stage=embed, but {checkpoint.name} is a reward model",
+            "its head would be left out",
+            "stage=rm, or leave stage out",
+        )
+    elif arguments.stage != "sft":
+        try:
+            Pooling.of(checkpoint)
+        except ModelLoadError as error:
+            yield from_error(error)
+
+
 def _head_findings(
     arguments: Arguments, checkpoint: Checkpoint, kind: CheckpointKind
 ) -> Generator[Finding, None, None]:
@@ -164,6 +181,8 @@ def _head_findings(
             "there are neither v_head weights nor a sequence-classification head",
             "name a reward model, or leave stage out",
         )
+    if kind == "embedding" or arguments.stage == "embed":
+        yield from _embedding_findings(arguments, checkpoint, rewards)
     labels = checkpoint.config.get("id2label")
     count = len(labels) if isinstance(labels, dict) else checkpoint.config.get("num_labels", 2)  # pyright: ignore[reportUnknownArgumentType]
     if kind == "sequence_classification" and count != 1:

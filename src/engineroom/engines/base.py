@@ -10,11 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from engineroom.call import Call
-from engineroom.errors import EngineClosedError
+from engineroom.engines.pooling import Pooling
+from engineroom.errors import EngineClosedError, UnsupportedError
 from engineroom.types import Chunk, Prompt, Response, SamplingParams, Support, Tokenizer
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 Progress: TypeAlias = Callable[[str, float | None], None]
 """Called while an engine starts, from any thread: the stage's name, and the share done in [0, 1] or None."""
 
-HealthState: TypeAlias = Literal["starting", "ready", "dead", "closed"]
+HealthState: TypeAlias = Literal["starting", "ready", "sleeping", "dead", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,11 @@ class BaseEngine(ABC):
         model: the library's own model object, where there is one.
         tokenizer: set by the facade before ``start``, unless the engine brings its own.
         checkpoint: the model's folder, where there is one.
-        can_generate: False for reward models, which score.
+        can_generate: False for reward models, which score, and for embedding models.
+        can_embed: True for embedding models.
+        pooling: how an embedding model makes one vector of many.
+        adapters: the LoRA adapters that a request can choose, by name; the engine keeps it current.
+        lacks: features that the engine declares unsupported here, though elsewhere it has them → why.
         template: the chat template in use, set by the facade.
         generating_args: the sampling defaults in use, set by the facade.
     """
@@ -70,6 +76,10 @@ class BaseEngine(ABC):
     tokenizer: Tokenizer | None = None
     checkpoint: Checkpoint | None = None
     can_generate: bool = True
+    can_embed: bool = False
+    pooling: Pooling = Pooling()
+    adapters: Mapping[str, Path] = MappingProxyType({})
+    lacks: Mapping[str, str] = MappingProxyType({})
     template: Any = None
     generating_args: Mapping[str, Any] = MappingProxyType({})
     frontend: Frontend | None = None
@@ -115,6 +125,30 @@ class BaseEngine(ABC):
     @abstractmethod
     async def score(self, prompts: Sequence[Prompt]) -> list[float]:
         """Reward of each prompt, at its last token."""
+
+    async def embed(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
+        """One vector for each prompt, pooled as ``pooling`` says, and of whatever length: it is normalised above."""
+        raise UnsupportedError("embed", self.name)
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Loads a LoRA adapter while others answer. ``name`` is free, and stays so if it fails.
+
+        Raises:
+            ModelError: there is no adapter, or it does not fit the model.
+        """
+        raise UnsupportedError("load_adapter", self.name)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Unloads an adapter that no request needs any more."""
+        raise UnsupportedError("load_adapter", self.name)
+
+    async def sleep(self) -> None:
+        """Frees the accelerator's memory and keeps the weights elsewhere. No request is in the engine."""
+        raise UnsupportedError("sleep", self.name)
+
+    async def wake(self) -> None:
+        """Undoes ``sleep``."""
+        raise UnsupportedError("sleep", self.name)
 
     @abstractmethod
     async def close(self) -> None:

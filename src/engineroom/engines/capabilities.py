@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from engineroom.types import SamplingParams, Support
 
-FEATURES = ("chat", "score", "tools", "images", "videos", "audios")
+FEATURES = ("chat", "score", "embed", "tools", "images", "videos", "audios", "load_adapter", "sleep")
 """Beside the sampling parameters: what can be asked of an engine."""
 
 _ABOVE = ("n", "stop", "ignore_eos", "skip_special_tokens", "timeout")
@@ -27,6 +27,7 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 **dict.fromkeys(_ABOVE, "emulated"),
                 "chat": "native",
                 "score": "native",
+                **dict.fromkeys(("embed", "load_adapter", "sleep"), "native"),
                 "tools": "emulated",
                 **_MEDIA,
             }
@@ -39,6 +40,7 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 **dict.fromkeys(("num_beams", "length_penalty"), "unsupported"),
                 "chat": "native",
                 "score": "native",
+                **dict.fromkeys(("embed", "load_adapter", "sleep"), "native"),
                 "tools": "emulated",
                 **_MEDIA,
             }
@@ -52,6 +54,7 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 **dict.fromkeys(("temperature", "top_p", "top_k", "min_p", "seed"), "native"),
                 "chat": "native",
                 "score": "native",
+                **dict.fromkeys(("embed", "load_adapter", "sleep"), "unsupported"),
                 "tools": "emulated",
                 **_MEDIA,
             }

@@ -189,7 +189,7 @@ class ScriptedEngine(BaseEngine):
     def _fail(self, reply: Reply) -> None:
         if reply.die:
             self._state = "dead"
-            raise EngineDeadError("the scripted engine died", fix="make a new ChatModel")
+            raise EngineDeadError("the scripted engine died", fix="model.restart()")
         raise GenerationError("the scripted engine failed on this request") from reply.error
 
     @staticmethod
@@ -211,7 +211,7 @@ class ScriptedEngine(BaseEngine):
 
     def _check_alive(self) -> None:
         if self._state == "dead":
-            raise EngineDeadError("the scripted engine is dead", fix="make a new ChatModel")
+            raise EngineDeadError("the scripted engine is dead", fix="model.restart()")
         if self._state == "closed":
             raise EngineClosedError("the scripted engine was closed", fix="make a new ChatModel")
 

@@ -75,6 +75,31 @@ class FailureTests:
         crash.model.close()
         lab.narrow.assert_answers_well()
 
+    def test_a_model_restarts_after_the_crash_with_its_late_adapters(self, lab: Lab) -> None:
+        """The same model object, and the same arguments."""
+        lab.tiny.assert_answers_well()
+        machinery = Machinery()
+        late = lab.tiny.supports("load_adapter")
+        subject = Subject(
+            lab.start(lab.tiny_folder, **({"enable_lora": True} if late else {})), lab.tiny_folder
+        )
+        model, parts = subject.model, machinery.since()
+        if late:
+            model.load_adapter("late", lab.late_adapter)
+        chosen: dict[str, Any] = {"adapter": "late"} if late else {}
+        expected = subject.greedy(**chosen)
+        stream = model.stream_deltas(STORY, **ENDLESS)
+        next(stream)
+        self.kill(model, parts)
+        with pytest.raises(EngineDeadError):
+            list(stream)
+        assert model.health().state == "dead"
+        model.restart()
+        subject.assert_answers_well()
+        assert subject.greedy(**chosen) == expected
+        model.close()
+        machinery.assert_nothing_left()
+
     def test_closing_in_the_middle_tells_the_callers_and_leaves_nothing(self, lab: Lab) -> None:
         lab.tiny.assert_answers_well()  # what engines share has been started, and stays
         machinery = Machinery()

@@ -141,7 +141,8 @@ class Lab:
         if capabilities.get("adapter", "unsupported") == "unsupported":
             return self.subject(self.tiny_folder)
         names = ",".join(map(str, self.adapters.values()))
-        return self.subject(self.tiny_folder, adapter_name_or_path=names, adapter_merge=False)
+        room = {"enable_lora": True} if capabilities.get("load_adapter") == "native" else {}
+        return self.subject(self.tiny_folder, adapter_name_or_path=names, adapter_merge=False, **room)
 
     @cached_property
     def narrow(self) -> Subject:
@@ -157,6 +158,27 @@ class Lab:
     def reward(self) -> Subject:
         """The shipped reward model, a sequence classifier."""
         return self.subject(_shipped("demo-reward"))
+
+    @cached_property
+    def tiny_embedder(self) -> Subject:
+        """The tiny model, whose hidden states are asked for."""
+        return self.subject(self.tiny_folder, stage="embed")
+
+    @cached_property
+    def demo_embedder(self) -> Subject:
+        """The shipped model, likewise."""
+        return self.subject(_shipped("demo"), stage="embed")
+
+    @cached_property
+    def late_adapter(self) -> Path:
+        """A third adapter of the tiny model, which nobody loads at the start."""
+        return models.lora(self.tiny_folder, self.home / "late", seed=3)
+
+    @cached_property
+    def adapter_of_another(self) -> Path:
+        """An adapter of a model of another width."""
+        other = models.causal(self.home / "wide", hidden_size=2 * models.HIDDEN)
+        return models.lora(other, self.home / "of-another", seed=4)
 
     @cached_property
     def value_head(self) -> Subject:

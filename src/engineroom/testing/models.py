@@ -21,12 +21,12 @@ HIDDEN = 64
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
-def causal(folder: Path) -> Path:
+def causal(folder: Path, **changes: Any) -> Path:
     """A model that answers. Its greedy answer to STORY soon says a token that ``generation_config.json`` calls an end."""
     from transformers import Qwen3ForCausalLM
 
     _seed(7)
-    _save(cast("Any", Qwen3ForCausalLM(_config())).eval(), folder)
+    _save(cast("Any", Qwen3ForCausalLM(_config(**changes))).eval(), folder)
     _end_story(folder)
     return folder
 
@@ -79,23 +79,24 @@ def _seed(seed: int) -> None:
     cast("Any", torch).manual_seed(seed)
 
 
-def _config() -> Any:
+def _config(**changes: Any) -> Any:
     from transformers import Qwen3Config
 
     shipped = json.loads((_demo() / "config.json").read_text("utf-8"))
-    return Qwen3Config(
-        vocab_size=shipped["vocab_size"],
-        hidden_size=HIDDEN,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=False,
-        initializer_range=0.3,
+    values: dict[str, Any] = {
+        "vocab_size": shipped["vocab_size"],
+        "hidden_size": HIDDEN,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": False,
+        "initializer_range": 0.3,
         **{name: shipped[name] for name in ("eos_token_id", "pad_token_id", "bos_token_id")},
-    )
+    }
+    return Qwen3Config(**{**values, **changes})
 
 
 def _save(model: Any, folder: Path) -> None:

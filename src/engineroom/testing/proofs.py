@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from engineroom.chat import ChatModel
+from engineroom.errors import EngineNotReadyError, ModelError, ParameterError
 from engineroom.testing.lab import ENDLESS, Lab, Subject
 from engineroom.testing.models import STORY
 from engineroom.testing.reference import Reference, assert_drawn_from, floats
@@ -425,10 +429,105 @@ def _tools(lab: Lab) -> None:
     subject.reference.assert_greedy(prompt.token_ids, answer.token_ids)
 
 
+def _load_adapter(lab: Lab) -> None:
+    """Loaded, used beside others and unloaded, twice; what can't be loaded changes nothing."""
+    subject, model = lab.tiny, lab.tiny.model
+    prompt, bare = subject.prompt_ids(), subject.greedy()
+    for _ in range(2):
+        model.load_adapter("late", lab.late_adapter)
+        assert model.adapters["late"] == lab.late_adapter
+        answer = subject.greedy(adapter="late")
+        Reference(lab.tiny_folder, adapter=lab.late_adapter).assert_greedy(prompt, answer)
+        assert answer != bare
+        _assert_unharmed(lab, {"late": answer})
+        _prove_bad_adapters(lab)
+        _assert_unharmed(lab, {"late": answer})
+        model.unload_adapter("late")
+        assert "late" not in model.adapters
+        for ask in (lambda: subject.ask(adapter="late"), lambda: model.unload_adapter("late")):
+            with pytest.raises(ParameterError, match="first, second"):
+                ask()
+        _assert_unharmed(lab, {})
+
+
+def _prove_bad_adapters(lab: Lab) -> None:
+    model, home = lab.tiny.model, lab.home / "bad-adapters"
+    shutil.rmtree(home, ignore_errors=True)
+    corrupt = shutil.copytree(lab.late_adapter, home / "corrupt")
+    weights = corrupt / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-200])
+    (home / "empty").mkdir()
+    for folder in (home / "empty", home / "nowhere", corrupt, lab.adapter_of_another):
+        with pytest.raises(ModelError):
+            model.load_adapter("bad", folder)
+    with pytest.raises(ParameterError, match="late"):
+        model.load_adapter("late", lab.late_adapter)
+    assert set(model.adapters) == {*lab.adapters, "late"}
+
+
+def _assert_unharmed(lab: Lab, others: Mapping[str, list[int]]) -> None:
+    """Requests with each adapter, and with none, all at once, get what they get alone."""
+    subject = lab.tiny
+    prompt = subject.prompt_ids()
+    names = [None, *lab.adapters, *others] * 3
+    with ThreadPoolExecutor(len(names)) as pool:
+        answers = [one.result() for one in [pool.submit(subject.greedy, adapter=name) for name in names]]
+    for name, answer in zip(names, answers, strict=True):
+        if name is None:
+            subject.reference.assert_greedy(prompt, answer)
+        elif name in others:
+            assert answer == others[name]
+        else:
+            Reference(lab.tiny_folder, adapter=lab.adapters[name]).assert_greedy(prompt, answer)
+
+
+def _embed(lab: Lab) -> None:
+    """The last token's hidden state behind the final norm, at length 1, whatever stands beside a text."""
+    texts = ["ok", "a longer text than the other one, with a few more words in it", "Grüße! 👋🏽"] * 3
+    for subject in (lab.tiny_embedder, lab.demo_embedder):
+        model = subject.model
+        assert not model.engine.can_generate
+        for text, told in zip(texts, model.get_embeddings(texts), strict=True):
+            ids = model.tokenizer.encode_plain(text)
+            state = subject.reference.hidden(ids)[-1]
+            _assert_near(told.values, _unit(state))
+            assert told.prompt_length == len(ids)
+        (raw,) = model.get_embeddings(texts[:1], normalize=False)
+        state = subject.reference.hidden(model.tokenizer.encode_plain(texts[0]))[-1]
+        _assert_near(raw.values, state)
+        (short,) = model.get_embeddings(texts[:1], dimensions=8)
+        _assert_near(short.values, _unit(state[:8]))
+
+
+def _unit(vector: Tensor) -> Tensor:
+    from torch.nn.functional import normalize
+
+    return normalize(vector, dim=0)
+
+
+def _assert_near(values: Sequence[float], expected: Tensor) -> None:
+    assert len(values) == len(expected)
+    assert max(abs(a - b) for a, b in zip(values, floats(expected), strict=True)) <= 1e-4
+
+
+def _sleep(lab: Lab) -> None:
+    subject, model = lab.tiny, lab.tiny.model
+    for _ in range(2):
+        model.sleep()
+        assert (model.is_sleeping, model.health().state) == (True, "sleeping")
+        with pytest.raises(EngineNotReadyError):
+            subject.ask()
+        model.wake()
+        subject.assert_answers_well()
+
+
 PROOFS: Mapping[str, Proof] = MappingProxyType(
     {
         "chat": Proof(_asking(), _chat),
         "score": Proof(lambda model: model.get_scores(["ok"]), _score),
+        "embed": Proof(lambda model: model.get_embeddings(["ok"]), _embed),
+        "load_adapter": Proof(lambda model: model.load_adapter("late", "."), _load_adapter),
+        "sleep": Proof(lambda model: model.sleep(), _sleep),
         "tools": Proof(_asking(tools=[TOOL]), _tools),
         "images": Proof(_asking(images=["cat.png"]), None),
         "videos": Proof(_asking(videos=["cat.mp4"]), None),

@@ -55,6 +55,47 @@ def text(outcome: Any) -> str:
     return outcome.text
 
 
+# --- adapters -------------------------------------------------------------------------------------------------------
+
+
+def test_adapters_are_listed_loaded_and_unloaded(make: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = make()
+    engine: Any = chat.engine
+    engine.capabilities = {**engine.capabilities, "adapter": "native", "load_adapter": "native"}
+
+    async def load(name: str, path: Path) -> None:
+        engine.adapters = {**engine.adapters, name: path}
+
+    async def unload(name: str) -> None:
+        engine.adapters = {}
+
+    monkeypatch.setattr(engine, "load_adapter", load)
+    monkeypatch.setattr(engine, "unload_adapter", unload)
+    assert "no adapters" in text(chat.type("/adapter"))
+    assert "/set adapter=late" in text(chat.type("/adapter load late some folder/with a space"))
+    assert rows(chat.type("/adapter")) == {"late": ("some folder/with a space",)}
+    chat.type("/set adapter=late")
+    assert chat.type("hi") == "Hello!"
+    assert engine.requests[-1][1].adapter == "late"
+    with pytest.raises(ArgumentError, match="answers here"):
+        chat.type("/adapter unload late")
+    chat.type("/set adapter=default")
+    assert text(chat.type("/adapter unload late")) == "unloaded late"
+    with pytest.raises(ParameterError, match="there is no adapter 'late'"):
+        chat.type("/set adapter=late")
+
+
+@pytest.mark.parametrize("rest", ["load", "load late", "unload", "unload a b", "late"])
+def test_other_ways_to_say_adapter_are_refused(make: Making, rest: str) -> None:
+    with pytest.raises(ArgumentError, match="is not a way to say it"):
+        make().type(f"/adapter {rest}")
+
+
+def test_an_engine_without_adapters_says_so(make: Making) -> None:
+    with pytest.raises(UnsupportedError, match="huggingface"):
+        make().type("/adapter load late x")
+
+
 # --- what is a command ---------------------------------------------------------------------------------------------
 
 
@@ -104,7 +145,7 @@ def test_what_takes_nothing_refuses_more(make: Making, name: str) -> None:
 def test_help_lists_all_and_explains_each(make: Making) -> None:
     chat = make()
     listed = chat.type("/help")
-    assert len(rows(listed)) == len(commands.COMMANDS) == 15
+    assert len(rows(listed)) == len(commands.COMMANDS) == 16
     assert isinstance(listed, Table)
     assert "Ctrl-C" in listed.note
     for name in commands.COMMANDS:

@@ -118,8 +118,17 @@ def offered(chat: Chat, text: str) -> list[str]:
 def test_commands_are_offered(chat: Chat) -> None:
     assert offered(chat, "/re") == ["/regen"]
     assert offered(chat, "/s") == ["/system", "/set", "/save", "/stats"]
-    assert len(offered(chat, "/")) == 15
+    assert len(offered(chat, "/")) == 16
     assert offered(chat, "what is /re") == offered(chat, "") == []
+
+
+def test_adapters_are_offered(chat: Chat, tmp_path: Path) -> None:
+    chat.engine.adapters = {"first": tmp_path, "second": tmp_path}
+    (tmp_path / "folder").mkdir()
+    assert offered(chat, "/adapter ") == ["load", "unload"]
+    assert offered(chat, "/adapter unload s") == ["second"]
+    assert offered(chat, f"/adapter load late {tmp_path}/f") == [f"{tmp_path}/folder/"]
+    assert offered(chat, "/adapter load l") == []
 
 
 def test_settings_and_their_values_are_offered(chat: Chat) -> None:

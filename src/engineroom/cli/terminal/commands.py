@@ -195,6 +195,36 @@ def _model_arguments(session: Session, words: Sequence[str]) -> dict[str, Any]:
     return stays | {"model_name_or_path": words[0]} | parse_words(words[1:])
 
 
+def _adapter(context: Context, rest: str) -> Outcome:
+    session = context.session
+    if not rest:
+        return _adapters(session)
+    action, _, words = rest.partition(" ")
+    name, _, path = words.strip().partition(" ")
+    if action == "load" and name and path.strip():
+        session.model.load_adapter(name, path.strip())
+        return Notice(f"loaded {name}; /set adapter={name} answers with it")
+    if action == "unload" and name and not path:
+        if session.overrides.get("adapter") == name:
+            raise ArgumentError(
+                f"{name} answers here", why="/set adapter chose it", fix="/set adapter=default, then again"
+            )
+        session.model.unload_adapter(name)
+        return Notice(f"unloaded {name}")
+    raise ArgumentError(
+        f"/adapter {rest} is not a way to say it",
+        why="allowed: /adapter, /adapter load NAME PATH, /adapter unload NAME",
+        fix="/help adapter",
+    )
+
+
+def _adapters(session: Session) -> Outcome:
+    rows = [(name, str(path)) for name, path in session.model.adapters.items()]
+    if not rows:
+        return Notice("there are no adapters to choose from; /adapter load NAME PATH loads one")
+    return Table(tuple(rows), note="/set adapter=NAME answers with one; /set adapter=default with none")
+
+
 def model_facts(session: Session) -> list[tuple[str, str]]:
     """What answers, for people."""
     model = session.model
@@ -371,6 +401,11 @@ COMMANDS: Mapping[str, Command] = {
             "A NAME starts from its own defaults on the same engine; settings alone load this model again with them. "
             "The new one is loaded before the old one goes, so that nothing is lost if it fails; both need memory for "
             "a moment.",
+        ),
+        Command(
+            "adapter", "/adapter [load NAME PATH | unload NAME]", "show, load or unload LoRA adapters", _adapter,
+            "/set adapter=NAME answers with one that is loaded. vLLM needs room for them: enable_lora=true at the "
+            "start.",
         ),
         Command(
             "save", "/save NAME | FILE.json", "name the conversation, or write it to a file", _save,

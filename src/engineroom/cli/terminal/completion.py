@@ -44,11 +44,12 @@ class CommandCompleter(Completer):
             "system": lambda: iter((("default", "as the chat was started"), ("none", "no system prompt"))),
             "set": lambda: _settings(word, frozenset(overrides.settable()), default=True),
             "model": lambda: self._models(word, first=" " not in rest),
+            "adapter": lambda: self._adapters(rest, word),
             "load": lambda: self._kept(word),
             "save": lambda: _files(word, (".json",)),
             "export": lambda: _files(word, transcript.SUFFIXES),
         }
-        if command in words and (" " not in rest or command in ("set", "model")):
+        if command in words and (" " not in rest or command in ("set", "model", "adapter")):
             yield from words[command]()
 
     def _models(self, word: str, *, first: bool) -> Iterator[Offer]:
@@ -56,6 +57,15 @@ class CommandCompleter(Completer):
             yield from ((name, "ships inside") for name in demo.NAMES)
             yield from _files(word, (".yaml", ".yml"))
         yield from _settings(word, None, default=False)
+
+    def _adapters(self, rest: str, word: str) -> Iterator[Offer]:
+        before = rest.split(" ")[:-1]
+        if not before:
+            yield from (("load", "NAME PATH"), ("unload", "NAME"))
+        elif before == ["unload"]:
+            yield from ((name, str(path)) for name, path in self._session.model.adapters.items())
+        elif before[0] == "load" and len(before) == 2:
+            yield from _files(word, ())
 
     def _kept(self, word: str) -> Iterator[Offer]:
         store = self._session.keeper.store

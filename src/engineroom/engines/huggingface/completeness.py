@@ -7,13 +7,13 @@ from typing import Any, cast
 import torch
 import transformers
 
-from engineroom.checkpoint import Checkpoint, TensorInfo
+from engineroom.checkpoint import Checkpoint, CheckpointKind, TensorInfo
 from engineroom.errors import ModelLoadError
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def check_complete(checkpoint: Checkpoint, *, classifier: bool) -> None:
+def check_complete(checkpoint: Checkpoint, kind: CheckpointKind) -> None:
     """Builds the model without memory (on torch's ``meta`` device) and lets Transformers match the names.
 
     For engines whose library leaves what is missing as it came from the allocator. Nothing is said of a checkpoint
@@ -26,7 +26,7 @@ def check_complete(checkpoint: Checkpoint, *, classifier: bool) -> None:
     if not safe or {"quantization_config", "auto_map"} & set(checkpoint.config):
         return
     cast("Any", transformers.logging).disable_progress_bar()
-    model_class, config = _model_class(checkpoint, classifier=classifier)
+    model_class, config = _model_class(checkpoint, classifier=kind == "sequence_classification")
     if model_class is None:
         return
     try:
@@ -43,6 +43,8 @@ def check_complete(checkpoint: Checkpoint, *, classifier: bool) -> None:
     ) as error:  # weights that belong together, such as a layer's experts, are not all there
         raise _incomplete(checkpoint, " ".join(str(error).split())[:300]) from error
     wrong = sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])})
+    if kind == "embedding":  # it needs no head
+        wrong = [name for name in wrong if not name.startswith("lm_head.")]
     if wrong:
         more = " …" if len(wrong) > 5 else ""
         raise _incomplete(checkpoint, f"missing, or of another shape: {', '.join(wrong[:5])}{more}")

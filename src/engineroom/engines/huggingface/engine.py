@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from collections.abc import Sequence as Many
+from pathlib import Path
+from typing import TypeVar
 
 from engineroom.checkpoint import Checkpoint
 from engineroom.config import Arguments
+from engineroom.engines.adapter_folder import AdapterFolder
 from engineroom.engines.base import BaseEngine, Health, Progress
 from engineroom.engines.capabilities import CAPABILITIES
 from engineroom.engines.grammar.compiler import FormatCompiler
+from engineroom.engines.huggingface import sleeping
+from engineroom.engines.huggingface.embedding import embed
+from engineroom.engines.huggingface.loaded import LoadedModel
 from engineroom.engines.huggingface.loader import Loader
 from engineroom.engines.huggingface.sequence import Mailbox, Outcome, Sequence
 from engineroom.engines.huggingface.structured import GrammarMatcher
-from engineroom.engines.huggingface.thread import InferenceThread, ScoreJob
-from engineroom.errors import EngineClosedError, EngineStartError, ParameterError
+from engineroom.engines.huggingface.thread import Errand, InferenceThread, ScoreJob
+from engineroom.engines.pooling import Pooling
+from engineroom.errors import EngineClosedError, EngineStartError
 from engineroom.types import Chunk, Prompt, SamplingParams, Support
+
+T = TypeVar("T")
 
 _PATIENCE = 20.0
 """Seconds that closing waits for the step, or the stage of loading, in progress. The thread ends behind it all the same."""
@@ -32,8 +41,10 @@ class HuggingfaceEngine(BaseEngine):
         self.checkpoint = checkpoint
         self._loader = Loader(arguments, checkpoint)
         self.can_generate = self._loader.can_generate
+        self.can_embed = self._loader.kind == "embedding"
+        if self.can_embed:
+            self.pooling = Pooling.of(checkpoint)
         self._thread: InferenceThread | None = None
-        self._adapters: tuple[str, ...] = ()
         self._formats: FormatCompiler | None = None
 
     @classmethod
@@ -50,7 +61,11 @@ class HuggingfaceEngine(BaseEngine):
         loaded = await asyncio.wrap_future(thread.start())
         self.model = loaded.model
         self.context_length = loaded.context_length
-        self._adapters = loaded.adapters.names
+        self.adapters = {name: folder.path for name, folder in self._loader.separate_adapters.items()}
+        reason = sleeping.why_not(loaded)
+        if reason:
+            self.lacks = {"sleep": reason}
+            self.capabilities = {**self.capabilities, "sleep": "unsupported"}
 
     async def prepare(self, params: SamplingParams) -> None:
         if params.response_format is not None:
@@ -75,13 +90,6 @@ class HuggingfaceEngine(BaseEngine):
         return self._formats
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Chunk, None]:
-        if params.adapter is not None and params.adapter not in self._adapters:
-            raise ParameterError(
-                f"there is no adapter {params.adapter!r}",
-                why=f"adapters kept apart: {', '.join(self._adapters) or 'none'}",
-                fix="load it with adapter_name_or_path=… adapter_merge=false",
-                parameter="adapter",
-            )
         sequence = Sequence(prompt, params, Mailbox(), await self._matcher(params))
         self._running().submit(sequence)
         ended = 0
@@ -104,6 +112,34 @@ class HuggingfaceEngine(BaseEngine):
         assert isinstance(item, list)
         return item
 
+    async def embed(self, prompts: Many[Prompt]) -> list[tuple[float, ...]]:
+        """One forward pass each; between them others take their steps."""
+        vectors: list[tuple[float, ...]] = []
+        for prompt in prompts:
+            ids = prompt.token_ids
+            vectors.append(
+                await self._on_thread(lambda loaded, ids=ids: embed(loaded, ids, self.pooling.kind))
+            )
+        return vectors
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        folder = AdapterFolder.open(path)
+        assert self.checkpoint is not None
+        folder.check_headless()
+        folder.check_fits(self.checkpoint)
+        await self._on_thread(lambda loaded: loaded.adapters.add(name, folder))
+        self.adapters = {**self.adapters, name: folder.path}
+
+    async def unload_adapter(self, name: str) -> None:
+        await self._on_thread(lambda loaded: loaded.adapters.remove(name))
+        self.adapters = {known: path for known, path in self.adapters.items() if known != name}
+
+    async def sleep(self) -> None:
+        await self._on_thread(sleeping.sleep)
+
+    async def wake(self) -> None:
+        await self._on_thread(sleeping.wake)
+
     async def close(self) -> None:
         self.model = None
         if self._formats is not None:
@@ -116,6 +152,11 @@ class HuggingfaceEngine(BaseEngine):
 
     def health(self) -> Health:
         return self._thread.health() if self._thread else Health("starting")
+
+    async def _on_thread(self, do: Callable[[LoadedModel], T]) -> T:
+        errand = Errand(do)
+        self._running().submit(errand)
+        return await asyncio.wrap_future(errand.result)
 
     def _running(self) -> InferenceThread:
         if self._thread is None:

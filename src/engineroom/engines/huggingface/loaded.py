@@ -90,32 +90,32 @@ class LoadedModel:
         return value
 
 
-def keeps_logits(model: Model, base: Model) -> bool:
+def keeps_logits(model: Model) -> bool:
     """Can ``forward`` skip the logits of all positions but the last?"""
-    return any("logits_to_keep" in inspect.signature(m.forward).parameters for m in (model, base))
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
-def cache_argument(base: Model) -> str | None:
+def cache_argument(model: Model) -> str | None:
     """What the model's ``forward`` calls a ``DynamicCache``; None if it takes none.
 
     A name that it does not know would vanish in its ``**kwargs``, and each token be computed as if it were the first:
     Mamba and its kin have a name of their own, and models older than ``Cache`` (GPT-1, RWKV, XLNet, …) have none.
     RecurrentGemma keeps half of its state in its modules (their ``_setup_cache``), where answers would mix theirs.
     """
-    takes_one: Callable[[], bool] = getattr(base, "_supports_default_dynamic_cache", lambda: True)
-    if not takes_one() or any(hasattr(module, "_setup_cache") for module in base.modules()):
+    takes_one: Callable[[], bool] = getattr(model, "_supports_default_dynamic_cache", lambda: True)
+    if not takes_one() or any(hasattr(module, "_setup_cache") for module in model.modules()):
         return None
-    names = inspect.signature(base.forward).parameters
+    names = inspect.signature(model.forward).parameters
     return next((name for name in ("past_key_values", "cache_params") if name in names), None)
 
 
-def divides_prompts(base: Model) -> bool:
+def divides_prompts(model: Model) -> bool:
     """Does ``forward`` go on from its cache with several tokens at once?
 
     Mamba's does so with one token only, and forgets its state before several (transformers 5.19, ``modeling_mamba.py``:
     ``use_precomputed_states and seq_len == 1``). Of the models with such a state none is trusted.
     """
-    return not getattr(base, "_is_stateful", False)
+    return not getattr(model, "_is_stateful", False)
 
 
 def not_a_number(what: str) -> GenerationError:

@@ -10,14 +10,9 @@ import torch
 
 from engineroom.checkpoint import Checkpoint, CheckpointKind, find_value_head
 from engineroom.config import Arguments
+from engineroom.engines.adapter_folder import AdapterFolder, adapter_names, open_adapters
 from engineroom.engines.base import Progress
-from engineroom.engines.huggingface.adapters import (
-    AdapterSwitch,
-    find_adapters,
-    is_classifier,
-    keep_apart,
-    merge,
-)
+from engineroom.engines.huggingface.adapters import AdapterSwitch, merge
 from engineroom.engines.huggingface.library import LoadModel, Model, ModelConfig, TextConfig
 from engineroom.engines.huggingface.loaded import (
     LoadedModel,
@@ -42,15 +37,25 @@ class Loader:
     def __init__(self, arguments: Arguments, checkpoint: Checkpoint) -> None:
         self._arguments = arguments
         self._checkpoint = checkpoint
-        self._adapters = find_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
-        beside = (find_value_head(folder) for folder in reversed(self._adapters))
+        self._adapters = open_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
+        beside = (find_value_head(folder.path) for folder in reversed(self._adapters))
         self.value_head_file = next(filter(None, beside), None) or checkpoint.value_head_file
-        self._head_in_adapter = any(map(is_classifier, self._adapters))
+        self._head_in_adapter = any(folder.is_classifier for folder in self._adapters)
         self.kind: CheckpointKind = self._kind()
         self.can_generate = self.kind == "causal"
 
+    @property
+    def separate_adapters(self) -> dict[str, AdapterFolder]:
+        """Those that requests choose from, by name."""
+        if self._arguments.adapter_merge:
+            return {}
+        return dict(zip(adapter_names(self._adapters), self._adapters, strict=True))
+
     def _kind(self) -> CheckpointKind:
         kind, name = self._checkpoint.kind, self._checkpoint.name
+        if self._arguments.stage == "embed" or (kind == "embedding" and self._arguments.stage is None):
+            return self._embedding(kind)
+        kind = "causal" if kind == "embedding" else kind
         if kind in ("causal", "unknown", "value_head"):
             kind = "value_head" if self.value_head_file else "causal"
             kind = "sequence_classification" if self._head_in_adapter else kind
@@ -66,6 +71,24 @@ class Loader:
                 fix="stage=rm, or leave stage out",
             )
         return "causal" if self._arguments.stage == "sft" else kind
+
+    def _embedding(self, kind: CheckpointKind) -> CheckpointKind:
+        """An embedding model, if there is nothing in it that would be left out."""
+        name, head = self._checkpoint.name, self.value_head_file
+        if kind == "sequence_classification" or self._head_in_adapter or head:
+            raise ModelLoadError(
+                f"stage=embed, but {name} is a reward model",
+                why="its head would be left out",
+                fix="stage=rm, or leave stage out",
+            )
+        if self._adapters and not self._arguments.adapter_merge:
+            raise ArgumentError(
+                "adapter_merge=false makes no sense with an embedding model",
+                why="requests for embeddings choose no adapter",
+                fix="leave adapter_merge out",
+                argument="adapter_merge",
+            )
+        return "embedding"
 
     def load(self, progress: Progress) -> LoadedModel:
         """Loads weights, adapters and head.
@@ -88,31 +111,32 @@ class Loader:
             ) from error
 
     def _load(self, device: torch.device, progress: Progress) -> LoadedModel:
-        base = model = self._load_model(device, progress)
-        adapters = AdapterSwitch()
+        model = self._load_model(device, progress)
+        for folder in self._adapters:
+            folder.check_fits(self._checkpoint)
         if self._adapters:
             progress("adding adapters", None)
-            if self._arguments.adapter_merge:
-                base = model = merge(model, self._adapters)
-            else:
-                adapted, adapters = keep_apart(model, self._adapters)
-                base, model = adapted.get_base_model(), adapted
-        text = base.config.get_text_config()
+        if self._arguments.adapter_merge:
+            model = merge(model, self._adapters)
+        adapters = AdapterSwitch(model)
+        for name, folder in self.separate_adapters.items():
+            adapters.add(name, folder)
+        text = model.config.get_text_config()
         head = None
         if self.kind == "value_head" and self.value_head_file is not None:
-            head = load_value_head(self.value_head_file, text.hidden_size).to(base.device)
+            head = load_value_head(self.value_head_file, text.hidden_size).to(model.device)
         model.eval()
         progress("ready", 1.0)
         return LoadedModel(
             model=model,
-            device=base.device,
+            device=model.device,
             context_length=self._arguments.model_maxlen or self._checkpoint.context_length or 4096,
             value_head=head,
             adapters=adapters,
             rope=DynamicRope.of(model),
-            keeps_logits=keeps_logits(model, base),
-            cache_argument=cache_argument(base) if self._arguments.use_kv_cache else None,
-            divides_prompts=divides_prompts(base),
+            keeps_logits=keeps_logits(model),
+            cache_argument=cache_argument(model) if self._arguments.use_kv_cache else None,
+            divides_prompts=divides_prompts(model),
             pad_token_id=_padding(text),
         )
 
@@ -154,7 +178,7 @@ class Loader:
     def _check_loaded(self, model: Model, info: Mapping[str, Any]) -> None:
         """Nothing random may be left in the model, and no head that was trained be left out."""
         name = self._checkpoint.name
-        missing = sorted(k for k in info["missing_keys"] if not (self._head_in_adapter and "score" in k))
+        missing = sorted(k for k in info["missing_keys"] if not self._is_dispensable(k))
         if missing:
             raise ModelLoadError(
                 f"{name} lacks weights that its architecture needs",
@@ -174,6 +198,12 @@ class Loader:
                 why="a reward model has one",
                 fix="name a reward model",
             )
+
+    def _is_dispensable(self, weight: str) -> bool:
+        """A head that an adapter brings, or that an embedding does not need."""
+        return (self._head_in_adapter and "score" in weight) or (
+            self.kind == "embedding" and weight.startswith("lm_head.")
+        )
 
     def _config(self) -> ModelConfig:
         """The checkpoint's config, with the rope scaling that was asked for."""

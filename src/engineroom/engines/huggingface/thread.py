@@ -11,7 +11,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 
@@ -43,7 +43,41 @@ class ScoreJob:
 
 
 T = TypeVar("T")
-Work: TypeAlias = Sequence | ScoreJob
+
+
+class Errand(Generic[T]):
+    """Anything else to do with the model, between two steps. ``result`` holds what came of it."""
+
+    def __init__(self, do: Callable[[LoadedModel], T]) -> None:
+        self._do: Callable[[LoadedModel], T] | None = do
+        self.result = Future[T]()
+        self.mailbox = _ErrorsOnly(self.result)
+
+    @property
+    def cancelled(self) -> bool:
+        """Its caller left before it began."""
+        return not self.result.running() and not self.result.set_running_or_notify_cancel()
+
+    def run(self, loaded: LoadedModel) -> None:
+        assert self._do is not None
+        self.result.set_result(self._do(loaded))
+
+    def release(self) -> None:
+        self._do = None
+
+
+class _ErrorsOnly:
+    """A mailbox for whoever waits for a future."""
+
+    def __init__(self, result: Future[Any]) -> None:
+        self._result = result
+
+    def post(self, item: Exception) -> None:
+        if not self._result.done():
+            self._result.set_exception(item)
+
+
+Work: TypeAlias = Sequence | ScoreJob | Errand[Any]
 
 
 class InferenceThread:
@@ -98,7 +132,7 @@ class InferenceThread:
 
     def _gone(self) -> EngineroomError:
         if self._state == "dead":
-            return EngineDeadError("the inference thread died", why=self._detail, fix="make a new ChatModel")
+            return EngineDeadError("the inference thread died", why=self._detail, fix="model.restart()")
         return EngineClosedError("the engine was closed", fix="make a new ChatModel")
 
     def _run(self) -> None:
@@ -153,6 +187,9 @@ class InferenceThread:
     def _step(self, loaded: LoadedModel, work: Work) -> bool:
         """One step of one piece of work. False when it is done."""
         try:
+            if isinstance(work, Errand):
+                work.run(loaded)
+                return False
             if isinstance(work, ScoreJob):
                 return _score_one(loaded, work)
             if work.params.num_beams > 1:

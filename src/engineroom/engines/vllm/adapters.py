@@ -2,60 +2,67 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from engineroom.errors import ArgumentError, ModelLoadError, ParameterError
+from engineroom.checkpoint import Checkpoint
+from engineroom.engines.adapter_folder import AdapterFolder
+from engineroom.errors import ArgumentError, ModelLoadError
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
 
-@dataclass(frozen=True)
 class Adapters:
-    """The adapters of one engine.
+    """The adapters of one engine, as vLLM is told of them.
 
     Attributes:
-        requests: what vLLM is told, by the name that a request chooses.
         always: the adapter that stands in for merged weights.
     """
 
-    requests: Mapping[str, LoRARequest]
-    always: LoRARequest | None = None
+    def __init__(self) -> None:
+        self.always: LoRARequest | None = None
+        self._requests: dict[str, LoRARequest] = {}
+        self._numbers = itertools.count(1)
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Those that a request can choose."""
+        return {name: Path(request.lora_path) for name, request in self._requests.items()}
 
     def choose(self, name: str | None) -> LoRARequest | None:
-        """
-        Raises:
-            ParameterError: there is no such adapter.
-        """
-        if name is None:
-            return self.always
-        if name not in self.requests:
-            raise ParameterError(
-                f"there is no adapter {name!r}",
-                why=f"adapters kept apart: {', '.join(self.requests) or 'none'}",
-                fix="load it with adapter_name_or_path=… adapter_merge=false",
-                parameter="adapter",
-            )
-        return self.requests[name]
+        return self.always if name is None else self._requests[name]
 
     def last(self) -> LoRARequest | None:
-        """The one that scores: a reward head belongs to the last adapter."""
-        return self.always or next(reversed(list(self.requests.values())), None)
+        """The one that scores and embeds: a reward head belongs to the last adapter."""
+        return self.always or next(reversed(list(self._requests.values())), None)
 
-    def all(self) -> list[LoRARequest]:
-        return [*self.requests.values(), *([self.always] if self.always else [])]
+    def numbered(self, name: str, folder: AdapterFolder) -> LoRARequest:
+        """What vLLM is told of an adapter. Its prefix cache knows adapters by name and path, whatever is in them now:
+        so a name that comes again is another one there.
+        """
+        from vllm.lora.request import LoRARequest
+
+        number = next(self._numbers)
+        return LoRARequest(f"{name}#{number}", number, str(folder.path))
+
+    def put(self, name: str, request: LoRARequest) -> None:
+        self._requests[name] = request
+
+    def take(self, name: str) -> LoRARequest:
+        return self._requests.pop(name)
 
 
-def check_adapters(folders: Sequence[Path], *, merge: bool, max_rank: int) -> None:
+def check_adapters(
+    folders: Sequence[AdapterFolder], checkpoint: Checkpoint, *, merge: bool, max_rank: int
+) -> None:
     """What vLLM can't do with these adapters, told before it starts.
 
     Raises:
         ArgumentError: several are to be merged, or a rank is above ``vllm_max_lora_rank``.
-        ModelLoadError: an adapter is of a kind that vLLM does not run.
+        ModelLoadError: an adapter is of a kind that vLLM does not run, or was trained on another model.
     """
     if merge and len(folders) > 1:
         raise ArgumentError(
@@ -65,43 +72,27 @@ def check_adapters(folders: Sequence[Path], *, merge: bool, max_rank: int) -> No
             argument="adapter_name_or_path",
         )
     for folder in folders:
-        config = _config(folder)
-        rank = config.get("r")
-        if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("modules_to_save"):
-            raise ModelLoadError(
-                f"the adapter {str(folder)!r} is not of a kind that vLLM runs",
-                why="vLLM runs plain LoRA: no DoRA, no OFT, no modules_to_save",
-                fix="use infer_backend=huggingface",
-            )
-        if isinstance(rank, int) and rank > max_rank:
-            raise ArgumentError(
-                f"the adapter {str(folder)!r} has rank {rank}",
-                why=f"vllm_max_lora_rank is {max_rank}",
-                fix=f"vllm_max_lora_rank={rank}",
-                argument="vllm_max_lora_rank",
-            )
+        check_adapter(folder, checkpoint, max_rank)
 
 
-def adapter_requests(names: Sequence[str], folders: Sequence[Path], *, merge: bool) -> Adapters:
+def check_adapter(folder: AdapterFolder, checkpoint: Checkpoint, max_rank: int) -> None:
     """
-    Args:
-        names: one for each folder.
+    Raises:
+        ArgumentError, ModelLoadError: as :func:`check_adapters`.
     """
-    from vllm.lora.request import LoRARequest
-
-    requests = {
-        name: LoRARequest(name, number, str(folder))
-        for number, (name, folder) in enumerate(zip(names, folders, strict=True), start=1)
-    }
-    return Adapters({}, next(iter(requests.values()), None)) if merge else Adapters(requests)
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    try:
-        return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    config = folder.config
+    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("modules_to_save"):
         raise ModelLoadError(
-            f"{str(folder / 'adapter_config.json')!r} can't be read",
-            why=str(error),
-            fix="download or save the adapter again",
-        ) from error
+            f"the adapter {str(folder.path)!r} is not of a kind that vLLM runs",
+            why="vLLM runs plain LoRA: no DoRA, no OFT, no modules_to_save",
+            fix="use infer_backend=huggingface",
+        )
+    if folder.rank > max_rank:
+        raise ArgumentError(
+            f"the adapter {str(folder.path)!r} has rank {folder.rank}",
+            why=f"vllm_max_lora_rank is {max_rank}",
+            fix=f"vllm_max_lora_rank={folder.rank}",
+            argument="vllm_max_lora_rank",
+        )
+    folder.check_separate()
+    folder.check_fits(checkpoint)

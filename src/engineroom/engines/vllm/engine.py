@@ -10,27 +10,34 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from engineroom.checkpoint import Checkpoint, CheckpointKind
 from engineroom.config import Arguments
+from engineroom.engines.adapter_folder import AdapterFolder, adapter_names, open_adapters
 from engineroom.engines.base import BaseEngine, Health, HealthState, Progress
 from engineroom.engines.capabilities import CAPABILITIES
 from engineroom.engines.grammar.compiler import FormatCompiler
+from engineroom.engines.pooling import Pooling
 from engineroom.engines.vllm import library
-from engineroom.engines.vllm.adapters import Adapters, adapter_requests, check_adapters
+from engineroom.engines.vllm.adapters import Adapters, check_adapter, check_adapters
 from engineroom.engines.vllm.chunks import to_chunk
 from engineroom.engines.vllm.log import EngineLog
 from engineroom.engines.vllm.options import (
     Platform,
+    adapter_room,
     check_arguments,
     engine_options,
+    has_lora,
     head_size,
     max_sequences,
 )
-from engineroom.engines.vllm.reward import Reward, without_head
+from engineroom.engines.vllm.plain import causal_alone
+from engineroom.engines.vllm.pooled import pooled
+from engineroom.engines.vllm.reward import Reward
 from engineroom.engines.vllm.sampling import check_temperature, to_vllm
 from engineroom.errors import (
+    ArgumentError,
     EngineClosedError,
     EngineDeadError,
     EngineError,
@@ -63,7 +70,6 @@ class VllmEngine(BaseEngine):
     def __init__(
         self, arguments: Arguments, checkpoint: Checkpoint, *, start_limit: float = START_LIMIT
     ) -> None:
-        from engineroom.engines.huggingface.adapters import adapter_names, find_adapters
         from engineroom.engines.huggingface.loader import Loader
 
         library.check_version()
@@ -77,10 +83,19 @@ class VllmEngine(BaseEngine):
         self._kind: CheckpointKind = loader.kind
         self._value_head_file = loader.value_head_file if loader.kind == "value_head" else None
         self.can_generate = self._kind == "causal"
-        self._folders = find_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
-        self._names = adapter_names(self._folders)
-        check_adapters(self._folders, merge=arguments.adapter_merge, max_rank=arguments.vllm_max_lora_rank)
-        self._adapters = Adapters({})
+        self.can_embed = self._kind == "embedding"
+        self.pooling = Pooling.of(checkpoint) if self.can_embed else Pooling()
+        self._folders = open_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
+        self._room = adapter_room(arguments)
+        check_adapters(
+            self._folders,
+            checkpoint,
+            merge=arguments.adapter_merge,
+            max_rank=arguments.vllm_max_lora_rank,
+        )
+        self._adapters = Adapters()
+        self.lacks = _lacks(arguments)
+        self.capabilities = {**self.capabilities, **dict.fromkeys(self.lacks, "unsupported")}
         self._launch: library.Launch | None = None
         self._engine: AsyncLLM | None = None
         self._reward: Reward | None = None
@@ -145,25 +160,30 @@ class VllmEngine(BaseEngine):
                 fix="use infer_backend=huggingface",
             )
         # vLLM 0.32 exempts every linear layer from its own check, and runs with whatever was in the memory.
-        check_complete(self.checkpoint, classifier=self._kind == "sequence_classification")
-        options = engine_options(self._arguments, self.checkpoint, self._kind, platform, len(self._folders))
-        if (
-            self.checkpoint.value_head_file is not None
-        ):  # vLLM reads every *.safetensors, and knows no head of that name
+        check_complete(self.checkpoint, self._kind)
+        options = engine_options(self._arguments, self.checkpoint, self._kind, platform)
+        if self.checkpoint.value_head_file is not None or self.can_embed:
             self._plain = tempfile.TemporaryDirectory(prefix="engineroom-vllm-")
-            options["model"] = str(without_head(self.checkpoint, Path(self._plain.name)))
-        return {**options, "convert": "embed"} if self._kind == "value_head" else options
+            options["model"] = str(causal_alone(self.checkpoint, Path(self._plain.name)))
+        if self._kind in ("value_head", "embedding"):
+            return {**options, "convert": "embed", "pooler_config": self.pooling.kind}
+        return options
 
     async def _get_ready(self, engine: AsyncLLM, progress: Progress) -> None:
         await (
             engine.get_supported_tasks()
         )  # the first answer of the engine's process; begins to listen for its death
         self.context_length = engine.model_config.max_model_len
-        self._adapters = adapter_requests(self._names, self._folders, merge=self._arguments.adapter_merge)
-        for adapter in self._adapters.all():
+        for name, folder in zip(adapter_names(self._folders), self._folders, strict=True):
             progress("adding adapters", None)
-            await self._add(engine, adapter)
-        if not self.can_generate:
+            request = self._adapters.numbered(name, folder)
+            await self._add(engine, request)
+            if self._arguments.adapter_merge:
+                self._adapters.always = request
+            else:
+                self._adapters.put(name, request)
+        self.adapters = self._adapters.folders
+        if not self.can_generate and not self.can_embed:
             assert self.checkpoint is not None
             hidden_size = engine.model_config.get_hidden_size()
             self._reward = Reward.of(self.checkpoint, self._value_head_file, hidden_size)
@@ -286,6 +306,64 @@ class VllmEngine(BaseEngine):
             self._running -= 1
         return [task.result() for task in tasks]
 
+    async def embed(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
+        engine, adapter = self._ready(), self._adapters.last()
+        self._running += 1
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(pooled(engine, prompt.token_ids, self._new_id(), "embed", adapter))
+                    for prompt in prompts
+                ]
+        except ExceptionGroup as errors:
+            self._fail(errors.exceptions[0])
+        finally:
+            self._running -= 1
+        return [tuple(cast("Any", task.result()).tolist()) for task in tasks]
+
+    # --- adapters and sleep ----------------------------------------------------------------------------------------
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        engine = self._ready()
+        assert self.checkpoint is not None
+        if len(self.adapters) >= self._room:
+            raise ArgumentError(
+                f"there is no room for the adapter {name!r}",
+                why=f"vLLM reserved room for {self._room} adapters at the start, and all of it is taken",
+                fix=f'unload one, or start with vllm_config={{"max_loras": {self._room * 2}}}',
+                argument="vllm_config",
+            )
+        folder = AdapterFolder.open(path)
+        check_adapter(folder, self.checkpoint, self._arguments.vllm_max_lora_rank)
+        request = self._adapters.numbered(name, folder)
+        try:
+            await self._add(engine, request)
+        except Exception as error:
+            self._fail(error)
+        self._adapters.put(name, request)
+        self.adapters = self._adapters.folders
+
+    async def unload_adapter(self, name: str) -> None:
+        engine = self._ready()
+        try:
+            await engine.remove_lora(self._adapters.take(name).lora_int_id)
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self.adapters = self._adapters.folders
+
+    async def sleep(self) -> None:
+        try:
+            await self._ready().sleep(level=1)
+        except Exception as error:
+            self._fail(error)
+
+    async def wake(self) -> None:
+        try:
+            await self._ready().wake_up()
+        except Exception as error:
+            self._fail(error)
+
     def health(self) -> Health:
         if self._state == "ready" and self._is_dead():
             return Health("dead", self._running, self._obituary())
@@ -326,7 +404,7 @@ class VllmEngine(BaseEngine):
         return EngineDeadError(
             "vLLM's engine process died",
             why=self._obituary(),
-            fix=f"make a new ChatModel; vLLM's log is {self.log.path}",
+            fix=f"model.restart(); vLLM's log is {self.log.path}",
         )
 
     def _obituary(self) -> str:
@@ -343,6 +421,23 @@ async def _aside(work: Callable[[], None]) -> None:
         work()
         return
     await ended
+
+
+def _lacks(arguments: Arguments) -> dict[str, str]:
+    """What vLLM could do, and this one can't: it has to be started for it, or to be built for another device."""
+    reasons: dict[str, str] = {}
+    if arguments.adapter_merge and arguments.adapter_name_or_path:
+        reasons["load_adapter"] = (
+            "the adapter of the start is applied to every request, and vLLM applies one to each; "
+            "start with adapter_merge=false"
+        )
+    elif not has_lora(arguments) or adapter_room(arguments) <= len(arguments.adapter_name_or_path):
+        reasons["load_adapter"] = "vLLM reserves the room for adapters at the start: add enable_lora=true"
+    if library.is_cpu_build():
+        reasons["sleep"] = "vLLM's build for the CPU has no accelerator whose memory could be freed"
+    elif not (arguments.vllm_config or {}).get("enable_sleep_mode"):
+        reasons["sleep"] = 'vLLM has to be started for it: vllm_config={"enable_sleep_mode": true}'
+    return reasons
 
 
 def _closed() -> EngineClosedError:

@@ -197,12 +197,16 @@ def _environment(limit: float) -> Generator[None, None, None]:
 
 
 def _pooling(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Hidden states behind the final norm, of the last token, as they are: what a value head reads."""
+    """Hidden states behind the final norm, as they are, of the tokens that were asked for.
+
+    What is said here wins over the checkpoint's ``modules.json``, which vLLM reads too (vllm/config/model.py).
+    """
     if options.get("convert") != "embed":
         return {}
     from vllm.config import PoolerConfig
 
-    return {"pooler_config": PoolerConfig(pooling_type="LAST", use_activation=False)}
+    kind = options["pooler_config"]
+    return {"pooler_config": PoolerConfig(pooling_type=kind.upper(), use_activation=False)}
 
 
 def is_dead(engine: AsyncLLM) -> bool:

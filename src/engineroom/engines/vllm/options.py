@@ -9,7 +9,7 @@ from typing import Any
 
 from engineroom.checkpoint import Checkpoint, CheckpointKind
 from engineroom.config import Arguments
-from engineroom.errors import ArgumentError, nearest
+from engineroom.errors import ArgumentError, nearest, shown
 from engineroom.params import MAX_TOP_LOGPROBS
 
 MAX_SEQUENCES = 256
@@ -17,6 +17,9 @@ CPU_MAX_SEQUENCES = 64
 """Requests that vLLM runs side by side, unless ``vllm_config`` says otherwise."""
 
 _CPU_CACHE_LIMIT = 4 << 30
+FURTHER_ADAPTERS = 4
+"""Room for adapters that are loaded later, with ``enable_lora``, unless ``vllm_config`` says otherwise."""
+
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 RESERVED: Mapping[str, str] = MappingProxyType(
@@ -33,7 +36,7 @@ RESERVED: Mapping[str, str] = MappingProxyType(
         "max_model_len": "vllm_maxlen",
         "gpu_memory_utilization": "vllm_gpu_util",
         "enforce_eager": "vllm_enforce_eager",
-        "enable_lora": "adapter_name_or_path",
+        "enable_lora": "enable_lora",
         "max_lora_rank": "vllm_max_lora_rank",
         "generation_config": "",
         "logprobs_mode": "",
@@ -91,6 +94,36 @@ def check_arguments(arguments: Arguments) -> None:
                 fix=f"use {instead} instead" if instead else f"leave {name} out",
                 argument="vllm_config",
             )
+    if "max_loras" in (arguments.vllm_config or {}) and not has_lora(arguments):
+        raise ArgumentError(
+            "vllm_config.max_loras makes no sense here",
+            why="it is how many adapters there may be at once, and there are none",
+            fix="add enable_lora=true, or adapter_name_or_path",
+            argument="vllm_config",
+        )
+
+
+def has_lora(arguments: Arguments) -> bool:
+    return arguments.enable_lora or bool(arguments.adapter_name_or_path)
+
+
+def adapter_room(arguments: Arguments) -> int:
+    """How many adapters there may be at once.
+
+    Raises:
+        ArgumentError: those of ``adapter_name_or_path`` are more than ``vllm_config`` allows.
+    """
+    given = len(arguments.adapter_name_or_path)
+    room: object = (arguments.vllm_config or {}).get("max_loras")
+    if room is None:
+        return given + (FURTHER_ADAPTERS if arguments.enable_lora else 0)
+    if not isinstance(room, int) or isinstance(room, bool) or room < max(given, 1):
+        raise ArgumentError(
+            f"vllm_config.max_loras={shown(room)} is not allowed",
+            why=f"allowed: an integer of at least {max(given, 1)}; there are {given} adapters at the start",
+            argument="vllm_config",
+        )
+    return room
 
 
 def max_sequences(arguments: Arguments, *, cpu: bool) -> int:
@@ -122,12 +155,9 @@ def context_length(arguments: Arguments, checkpoint: Checkpoint) -> int:
 
 
 def engine_options(
-    arguments: Arguments, checkpoint: Checkpoint, kind: CheckpointKind, platform: Platform, adapters: int
+    arguments: Arguments, checkpoint: Checkpoint, kind: CheckpointKind, platform: Platform
 ) -> dict[str, Any]:
     """Keyword arguments of ``AsyncEngineArgs``, less those of pooling and logging.
-
-    Args:
-        adapters: how many LoRA adapters there are.
 
     Raises:
         ArgumentError: ``vllm_config`` holds a name that vLLM does not know.
@@ -167,11 +197,12 @@ def engine_options(
         options |= _cpu_options(arguments, checkpoint, options)
     else:
         options["gpu_memory_utilization"] = arguments.vllm_gpu_util
-    if adapters:
+    if has_lora(arguments):
         rank = next((rank for rank in _LORA_RANKS if rank >= arguments.vllm_max_lora_rank), _LORA_RANKS[-1])
-        # One more than there are: with as many, vLLM 0.32 on a CPU gave a request without an adapter the last one's
+        # One more than there may be: with as many, vLLM 0.32 on a CPU gave a request without an adapter the last one's
         # weights when both were in one batch (logits 8 off; none with the spare one).
-        options |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": adapters + 1}
+        options |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": adapter_room(arguments) + 1}
+        further = {name: value for name, value in further.items() if name != "max_loras"}
     return {**options, **further}
 
 

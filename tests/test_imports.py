@@ -38,6 +38,7 @@ ALLOWED = {
     "sampling": {"errors", "params"},
     "pipeline": FACADE - {"chat", "bridge"},
     "chat": FACADE,
+    "host": BASE | {"engines", "render", "host"},
     "preview": FACADE - {"chat", "bridge", "admission", "parse"},
     "machine": set(),
     "families": set(),

@@ -133,6 +133,11 @@ class Arguments(BaseModel):
     vllm_enforce_eager: bool = Field(False, description="vLLM: no CUDA graphs.")
     vllm_max_lora_rank: int = Field(32, ge=1, description="vLLM: largest rank of any adapter.")
     vllm_config: Options = Field(None, description="vLLM: further engine arguments, an object.")
+    vllm_python: str | None = Field(
+        None,
+        min_length=1,
+        description="vLLM: the interpreter of another Python environment to run it in; None is this one.",
+    )
     sglang_maxlen: int = Field(4096, ge=1, description="SGLang: context length.")
     sglang_mem_fraction: float = Field(0.7, gt=0, le=1, description="SGLang: share of memory to use.")
     sglang_tp_size: int = Field(-1, ge=-1, description="SGLang: tensor parallel size; -1 takes all devices.")

@@ -77,7 +77,7 @@ class ChatModel:
         report = progress or _silent
         self.arguments = parse_arguments(args)
         self._given = engine is not None
-        self.engine = engine or _make_engine(self.arguments)
+        self.engine = engine or registry.make(self.arguments)
         self._tokenizer = self.engine.tokenizer or _load_tokenizer(self.engine, self.arguments, report)
         self.engine.tokenizer = self._tokenizer
         template, warning = resolve_template(self._tokenizer, self.arguments.template)
@@ -422,7 +422,7 @@ class ChatModel:
                 await self._pipeline.adapters.load(name, path)
 
     async def _start_another(self, report: Progress) -> None:
-        engine = await asyncio.to_thread(_make_engine, self.arguments)
+        engine = await asyncio.to_thread(registry.make, self.arguments)
         engine.tokenizer = self._tokenizer
         self.engine = self._closer.engine = engine
         try:
@@ -466,10 +466,6 @@ class _Closer:
 
 def _silent(stage: str, share: float | None) -> None:
     pass
-
-
-def _make_engine(arguments: Arguments) -> BaseEngine:
-    return registry.find(arguments.infer_backend).load().from_arguments(arguments)
 
 
 def _restarting() -> EngineroomError:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from engineroom import demo, machine
@@ -74,8 +75,12 @@ class Environment:
     variables: Mapping[str, str]
 
 
-def inspect() -> Environment:
-    """Looks around. Takes milliseconds, and the time of ``nvidia-smi`` where it is installed."""
+def inspect(pythons: Mapping[str, str] = MappingProxyType({})) -> Environment:
+    """Looks around. Takes milliseconds, and the time of ``nvidia-smi`` where it is installed.
+
+    Args:
+        pythons: argument → interpreter of another environment, as in ``{"vllm_python": "/opt/vllm/bin/python"}``.
+    """
     return Environment(
         version=metadata.version("engineroom"),
         python=platform.python_version(),
@@ -84,7 +89,9 @@ def inspect() -> Environment:
         cores=machine.cores(),
         memory=machine.memory(),
         gpus=machine.gpus(),
-        engines=tuple(_engine(spec) for spec in registry.engines().values()),
+        engines=tuple(
+            _engine(spec, pythons.get(spec.python_argument)) for spec in registry.engines().values()
+        ),
         models=tuple(_model(name) for name in demo.NAMES),
         packages={name: version for name in PACKAGES if (version := _version(name))},
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
@@ -110,10 +117,11 @@ def torch_devices() -> tuple[str, ...]:
     return (*found, "cpu")
 
 
-def _engine(spec: registry.EngineSpec) -> EngineFacts:
-    why = spec.missing()
-    state: EngineState = "planned" if spec.planned else "missing" if why else "ready"
-    return EngineFacts(spec.name, state, spec.version, spec.summary, why or "", spec.fix if why else "")
+def _engine(spec: registry.EngineSpec, python: str | None) -> EngineFacts:
+    found = spec.presence(python)
+    state: EngineState = "planned" if spec.planned else "missing" if found.why else "ready"
+    summary = f"{spec.summary}, in the environment of {python}" if python else spec.summary
+    return EngineFacts(spec.name, state, found.version, summary, found.why, found.fix)
 
 
 def _model(name: str) -> ShippedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias, cast
 
 import typer
@@ -57,14 +58,16 @@ def is_own_process(context: typer.Context) -> bool:
     return bool(context.meta.get(OWN_PROCESS_KEY))
 
 
-def refuse_settings(context: typer.Context, command: str) -> None:
-    """For a command that has no model to set anything on.
+def refuse_settings(context: typer.Context, command: str, allowed: Sequence[str] = ()) -> None:
+    """For a command that has no model to set anything on. ``allowed`` are those that it reads all the same.
 
     Raises:
         ArgumentError: settings were given.
     """
     settings = settings_of(context)
-    words = [name for name, _ in settings.assignments] + [str(path) for path in settings.configs]
+    words = [name for name, _ in settings.assignments if name not in allowed] + [
+        str(path) for path in settings.configs
+    ]
     if words:
         raise UnknownArgumentError(
             f"engineroom {command} has no option {words[0]!r}", fix=f"engineroom {command} --help"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engineroom.cli.command import JsonFlag, refuse_settings
+from engineroom.cli.command import JsonFlag, refuse_settings, settings_of
 from engineroom.cli.console import BOLD, DIM, GREEN, YELLOW, columns, paint, print_json, quantity, size
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ engineroom env                   engines found here, and why one is missing
 engineroom env --capabilities    what each engine can do
 engineroom env --devices         ask torch for its devices, too (seconds)
 engineroom env --json            for a bug report
+engineroom env vllm_python=/opt/vllm/bin/python    look for vLLM in another Python environment
 """
 _STYLES = {"ready": GREEN, "missing": YELLOW, "planned": DIM}
 
@@ -39,10 +40,12 @@ def env(
     And Python, memory, GPUs, the shipped models and the versions of libraries. With --json: engineroom, python, platform, cores, memory, gpus, engines (name, state, version, summary, why, fix),
     models, packages, variables; capabilities and devices where asked for. Sizes are in bytes.
     """
-    refuse_settings(context, "env")
+    from engineroom.engines import registry
     from engineroom.environment import capability_rows, inspect, torch_devices
 
-    here = inspect()
+    python_arguments = [spec.python_argument for spec in registry.engines().values() if spec.python_argument]
+    refuse_settings(context, "env", allowed=python_arguments)
+    here = inspect({name: str(value) for name, value in settings_of(context).values().items()})
     found = torch_devices() if devices else None
     if as_json:
         shown = _as_json(here)

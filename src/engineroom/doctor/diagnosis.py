@@ -72,7 +72,7 @@ def diagnose(arguments: Arguments) -> Diagnosis:
     sampling, about_sampling = _sampling(arguments, checkpoint)
     findings += [*about_memory, *about_template, *about_sampling]
     problems = [f for f in findings if f.severity == "problem"]
-    verdicts = engine_verdicts(problems, spec.name)
+    verdicts = engine_verdicts(problems, arguments)
     if not problems:
         problems += _engine_problem(spec, verdicts)
     return Diagnosis(

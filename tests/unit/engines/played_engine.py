@@ -11,6 +11,7 @@ from typing import Any
 
 import engineroom
 from engineroom import Prompt, Reply, SamplingParams, ScriptedEngine
+from engineroom.engines.pooling import Pooling
 from engineroom.errors import ModelLoadError, ParameterError, UnsupportedError
 
 
@@ -21,6 +22,8 @@ class Played(ScriptedEngine):
     def from_arguments(cls, arguments: Any) -> "Played":
         engine = cls(None, context_length=arguments.model_maxlen or 4096, max_concurrency=7)
         engine._answer = engine.play
+        engine.pooling = Pooling("mean", False, 77)
+        engine.lacks = {"images": "blind"}
         return engine
 
     def play(self, prompt: Prompt, params: SamplingParams) -> str | Reply:
@@ -65,6 +68,23 @@ class Played(ScriptedEngine):
             raise ParameterError("seed=13 is not allowed", why="bad luck", fix="seed=14", parameter="seed")
         if params.seed == 14:
             raise UnsupportedError("seed", "played", ["lucky", "other"])
+
+    async def embed(self, prompts: Any) -> list[tuple[float, ...]]:
+        return [(float(len(prompt)), 0.5) for prompt in prompts]
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        if name == "bad":
+            raise ModelLoadError(f"no adapter in {path}")
+        self.adapters = {**self.adapters, name: path}
+
+    async def unload_adapter(self, name: str) -> None:
+        self.adapters = {other: path for other, path in self.adapters.items() if other != name}
+
+    async def sleep(self) -> None:
+        self._state = "sleeping"
+
+    async def wake(self) -> None:
+        self._state = "ready"
 
 
 class Scorer(ScriptedEngine):

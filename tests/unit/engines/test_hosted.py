@@ -20,10 +20,12 @@ import engineroom
 from engineroom import ChatModel, ScriptedEngine
 from engineroom.config import parse_arguments
 from engineroom.engines import registry
+from engineroom.engines.base import BaseEngine
 from engineroom.engines.hosted import HostedEngine, interpreter
 from engineroom.engines.hosted import engine as hosted
-from engineroom.engines.hosted.calls import WINDOW
+from engineroom.engines.hosted.calls import CALLS, WINDOW
 from engineroom.engines.hosted.codec import RemoteError
+from engineroom.engines.pooling import Pooling
 from engineroom.engines.registry import EngineSpec
 from engineroom.engines.scripted import ByteTokenizer
 from engineroom.errors import (
@@ -133,6 +135,49 @@ def test_scores(python: Path) -> None:
         assert model.get_scores(["abc", "abcd"]) == [1.0, 4 / 3]
         with pytest.raises(engineroom.errors.RequestError):
             model.chat("hi")
+
+
+async def test_every_method_of_an_engine_goes_over(
+    python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make(python)
+    await engine.start(lambda stage, share: None)
+    assert (engine.pooling, engine.can_embed, engine.lacks) == (
+        Pooling("mean", False, 77),
+        False,
+        {"images": "blind"},
+    )
+    assert await engine.embed([engineroom.Prompt((1, 2)), engineroom.Prompt((3,))]) == [
+        (2.0, 0.5),
+        (1.0, 0.5),
+    ]
+    monkeypatch.chdir(tmp_path)
+    await engine.load_adapter("mine", Path("folder"))
+    assert engine.adapters == {"mine": tmp_path / "folder"}
+    with pytest.raises(ModelLoadError, match="no adapter in /nowhere"):
+        await engine.load_adapter("bad", Path("/nowhere"))
+    await engine.unload_adapter("mine")
+    assert engine.adapters == {}
+    await engine.sleep()
+    assert engine.health().state == "sleeping"
+    await engine.wake()
+    assert engine.health().state == "ready"
+    await engine.close()
+    with pytest.raises(EngineClosedError):
+        await engine.wake()
+
+
+def test_whatever_a_base_engine_can_do_has_its_line() -> None:
+    """A method that is added to the contract must not fall back to the base's refusal here."""
+    own = set(vars(HostedEngine))
+    above = {"chat", "stream_chat", "get_scores", "_front"}
+    methods = {
+        name for name, member in vars(BaseEngine).items() if callable(member) or name == "from_arguments"
+    }
+    assert {name for name in methods if not name.startswith("__")} - above <= own
+    assert set(CALLS) == {
+        name for name in own & methods if asyncio.iscoroutinefunction(vars(HostedEngine)[name])
+    }
 
 
 def test_errors_are_the_same_on_this_side(played: ChatModel) -> None:

@@ -22,17 +22,21 @@ from typing import Any
 
 from engineroom.engines.hosted.codec import (
     BOOLEAN,
-    CAPABILITIES,
     INTEGER,
     NOTHING,
     NUMBER,
     OBJECT,
     PARAMS,
+    PATH,
+    POOLING,
     PROMPT,
+    SUPPORT,
     TEXT,
+    VECTOR,
     Codec,
     items_of,
     list_of,
+    map_of,
     optional,
 )
 
@@ -69,6 +73,11 @@ CALLS: Mapping[str, Call] = MappingProxyType(
         "start": Call((TEXT, TEXT, OBJECT)),  # the engine's name, its class, the arguments that were given
         "prepare": Call((PARAMS,)),
         "score": Call((list_of(PROMPT),), list_of(NUMBER), counted=True),
+        "embed": Call((list_of(PROMPT),), list_of(VECTOR), counted=True),
+        "load_adapter": Call((TEXT, PATH)),
+        "unload_adapter": Call((TEXT,)),
+        "sleep": Call(),
+        "wake": Call(),
         "close": Call(),
     }
 )
@@ -76,10 +85,14 @@ CALLS: Mapping[str, Call] = MappingProxyType(
 
 FACTS: Mapping[str, Codec[Any]] = MappingProxyType(
     {
-        "capabilities": CAPABILITIES,
+        "capabilities": map_of(SUPPORT),
+        "lacks": map_of(TEXT),
         "max_concurrency": INTEGER,
         "context_length": optional(INTEGER),
         "can_generate": BOOLEAN,
+        "can_embed": BOOLEAN,
+        "pooling": POOLING,
+        "adapters": map_of(PATH),
     }
 )
 """The attributes of ``BaseEngine`` that the engine itself sets. They are sent when they have changed."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar, cast, get_args
 
 from engineroom import errors
 from engineroom.engines.hosted.wire import ProtocolError
+from engineroom.engines.pooling import Pooling, PoolingKind
 from engineroom.errors import EngineError, EngineroomError, MessageError, shown
 from engineroom.params import ResponseFormat
 from engineroom.types import Chunk, FinishReason, Prompt, SamplingParams, Support, TokenLogprob
@@ -39,6 +41,13 @@ def optional(codec: Codec[T]) -> Codec[T | None]:
     return Codec(
         lambda value: None if value is None else codec.encode(value),
         lambda value: None if value is None else codec.decode(value),
+    )
+
+
+def map_of(codec: Codec[T]) -> Codec[Mapping[str, T]]:
+    return Codec(
+        lambda values: {name: codec.encode(value) for name, value in values.items()},
+        lambda value: MappingProxyType({name: codec.decode(item) for name, item in _object(value).items()}),
     )
 
 
@@ -113,8 +122,11 @@ TEXT: Codec[str] = Codec(_same, _text)
 INTEGER: Codec[int] = Codec(_same, _integer)
 NUMBER: Codec[float] = Codec(_same, _number)
 BOOLEAN: Codec[bool] = Codec(_same, _boolean)
+VECTOR: Codec[tuple[float, ...]] = Codec(list, lambda value: tuple(map(_number, _list(value))))
 NOTHING: Codec[None] = Codec(_same, _nothing)
 OBJECT: Codec[dict[str, Any]] = Codec(_same, _object)
+PATH: Codec[Path] = Codec(lambda path: str(path.absolute()), lambda value: Path(_text(value)))
+"""Absolute, for the other process may have stayed in a folder that this one has left."""
 
 # --- what goes in ---------------------------------------------------------------------------------------------------
 
@@ -213,15 +225,21 @@ CHUNK = Codec(_encode_chunk, _decode_chunk)
 _SUPPORTS = get_args(Support)
 
 
-def _decode_capabilities(value: Any) -> Mapping[str, Support]:
-    table = _object(value)
-    for support in table.values():
-        if support not in _SUPPORTS:
-            raise _wrong(support, "a kind of support")
-    return MappingProxyType(table)
+def _support(value: Any) -> Support:
+    if value not in _SUPPORTS:
+        raise _wrong(value, "a kind of support")
+    return value
 
 
-CAPABILITIES: Codec[Mapping[str, Support]] = Codec(dict, _decode_capabilities)
+def _decode_pooling(value: Any) -> Pooling:
+    kind, normalize, max_tokens = items_of(value, 3)
+    if kind not in get_args(PoolingKind):
+        raise _wrong(kind, "a kind of pooling")
+    return Pooling(kind, _boolean(normalize), optional(INTEGER).decode(max_tokens))
+
+
+SUPPORT: Codec[Support] = Codec(_same, _support)
+POOLING: Codec[Pooling] = Codec(lambda p: [p.kind, p.normalize, p.max_tokens], _decode_pooling)
 
 # --- errors ---------------------------------------------------------------------------------------------------------
 

@@ -159,7 +159,7 @@ class HostedEngine(BaseEngine):
     async def close(self) -> None:
         if self._state == "closed":
             return
-        clean, self._state = self._state == "ready" and not self._host_is_gone(), "closed"
+        clean, self._state = self._state in ("ready", "sleeping") and not self._host_is_gone(), "closed"
         self._fail_all(_closed)
         if clean:
             with suppress(EngineroomError, TimeoutError):
@@ -196,7 +196,7 @@ class HostedEngine(BaseEngine):
 
     def _lost(self, reason: Exception | None) -> None:
         """There is nobody at the other end of the wire."""
-        if self._process is None or not (self._open or self._state in ("ready", "starting")):
+        if self._process is None or not (self._open or self._state != "closed"):
             return
         if reason is not None:
             self._detail = str(reason)
@@ -219,7 +219,7 @@ class HostedEngine(BaseEngine):
                 f"the {self.name} engine's process ended while it started", why=why, fix=self._see_log()
             )
         return EngineDeadError(
-            f"the {self.name} engine died", why=why, fix=f"make a new ChatModel; {self._see_log()}"
+            f"the {self.name} engine died", why=why, fix=f"model.restart(); {self._see_log()}"
         )
 
     def _see_log(self) -> str:
@@ -238,6 +238,21 @@ class HostedEngine(BaseEngine):
 
     async def score(self, prompts: Sequence[Prompt]) -> list[float]:
         return await self._call("score", prompts)
+
+    async def embed(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
+        return await self._call("embed", prompts)
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        await self._call("load_adapter", name, path)
+
+    async def unload_adapter(self, name: str) -> None:
+        await self._call("unload_adapter", name)
+
+    async def sleep(self) -> None:
+        await self._call("sleep")
+
+    async def wake(self) -> None:
+        await self._call("wake")
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Chunk, None]:
         connection, number, answer = self._ready(), next(self._numbers), _Answer()
@@ -326,8 +341,8 @@ class HostedEngine(BaseEngine):
 
     def _change_state(self, value: Any) -> None:
         match value:
-            case ["ready" | "dead" as state, str(detail)]:
-                if self._state in ("starting", "ready"):
+            case ["ready" | "sleeping" | "dead" as state, str(detail)]:
+                if self._state not in ("dead", "closed"):
                     self._state, self._detail = state, detail
             case ["starting" | "closed", str()]:
                 pass  # this side knows

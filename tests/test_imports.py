@@ -44,9 +44,12 @@ ALLOWED = {
     "families": set(),
     "environment": BASE | {"engines", "machine"},
     "doctor": BASE | {"doctor", "machine", "sampling", "render", "engines"},
-    "comparison": FACADE | {"comparison"},
+    "client": {"client", "types", "errors"},
+    "comparison": FACADE | {"comparison", "client"},
+    "benchmark": FACADE | {"benchmark", "client", "machine"},
     "testing": FACADE | {"testing", "preview"},
-    "cli": FACADE | {"cli", "comparison", "preview", "environment", "machine", "doctor", "__init__"},
+    "cli": FACADE
+    | {"cli", "client", "comparison", "benchmark", "preview", "environment", "machine", "doctor", "__init__"},
     "__main__": {"cli"},
     "__init__": FACADE,
 }

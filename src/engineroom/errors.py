@@ -19,6 +19,7 @@ shows all three, one to a line. A front end may show the parts in its own way.
     │   ├── ModelNotFoundError
     │   └── ModelLoadError
     ├── HistoryError             the conversations kept on this machine
+    ├── ServerError              an OpenAI-compatible server: unreachable, refusing, breaking off, or talking nonsense
     └── EngineError              the engine itself
         ├── EngineNotInstalledError
         ├── EngineStartError
@@ -148,6 +149,23 @@ class ModelLoadError(ModelError):
 
 class HistoryError(EngineroomError):
     """The conversations kept on this machine can't be read or written; chatting goes on without them."""
+
+
+class ServerError(EngineroomError):
+    """An OpenAI-compatible server can't be reached, refuses, breaks off, or answers what nobody can read.
+
+    Attributes:
+        status: the HTTP status that it answered with; None if it gave none, or broke off afterwards.
+    """
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", status: int | None = None) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.status = status
+
+    @property
+    def refuses_request(self) -> bool:
+        """This request can't be served as asked; others may be."""
+        return self.status in (400, 413, 422)
 
 
 class EngineError(EngineroomError):

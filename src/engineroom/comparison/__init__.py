@@ -10,8 +10,9 @@ from __future__ import annotations
 from engineroom.comparison.conversations import DEFAULT_CONVERSATIONS, ComparedConversation
 from engineroom.comparison.judgement import Cause, Comparison, Difference, compare
 from engineroom.comparison.observation import Depth, Observation, observe
+from engineroom.comparison.served import observe_server
 
 __all__ = [
     "DEFAULT_CONVERSATIONS", "Cause", "ComparedConversation", "Comparison", "Depth", "Difference", "Observation",
-    "compare", "observe",
+    "compare", "observe", "observe_server",
 ]  # fmt: skip

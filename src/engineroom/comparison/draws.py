@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TypeAlias
 
-Draws: TypeAlias = Sequence[tuple[int, ...]]
+from engineroom.comparison.tokens import Token
+
+Draws: TypeAlias = Sequence[tuple[Token, ...]]
 
 SIGNIFICANCE = 0.001
 """Two equal distributions are called different once in a thousand comparisons."""
@@ -44,7 +46,7 @@ def _dealt_anew(first: Draws, second: Draws, shuffle: object) -> int:
 
 
 def _distance(first: Draws, second: Draws) -> int:
-    counts: Counter[tuple[int, int]] = Counter()
+    counts: Counter[tuple[int, Token]] = Counter()
     for sign, draws in ((1, first), (-1, second)):
         for draw in draws:
             for place in enumerate(draw):

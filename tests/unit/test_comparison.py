@@ -20,9 +20,10 @@ from engineroom.comparison import (
     observe,
 )
 from engineroom.comparison.draws import SIGNIFICANCE, probability
+from engineroom.comparison.tokens import Step
 from engineroom.comparison.weights import fingerprint
 from engineroom.errors import RequestError
-from engineroom.types import Prompt, TokenLogprob
+from engineroom.types import Prompt
 
 QUICK = Depth(tokens=12, top=5, samples=32, sample_tokens=2)
 FEW = DEFAULT_CONVERSATIONS[:3]
@@ -169,8 +170,7 @@ def test_near_ties_are_numerics() -> None:
 
     def tied(side: Observation) -> Observation:
         entries = [
-            replace(s, logprobs=(TokenLogprob(s.greedy[0], top[s.greedy[0]], tuple(top.items())),))
-            for s in side.seen
+            replace(s, logprobs=(Step(s.greedy[0], top[s.greedy[0]], tuple(top.items())),)) for s in side.seen
         ]
         return replace(side, seen=tuple(entries))
 

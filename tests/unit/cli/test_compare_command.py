@@ -45,7 +45,7 @@ def test_json_has_every_documented_key(program: Run) -> None:
     shown = json.loads(out)
     assert code == 0
     assert set(shown) == {
-        "agree", "causes", "aspects", "differences", "gap", "chance", "first", "second",
+        "agree", "causes", "aspects", "differences", "gap", "chance", "notes", "first", "second",
     }  # fmt: skip
     assert shown["agree"] is True
     assert shown["first"]["conversations"][0]["greedy"] == "Hi"
@@ -72,7 +72,6 @@ def test_conversations_from_a_file(program: Run, tmp_path: Path) -> None:
     ("words", "says"),
     [
         ([], "nothing to compare with"),
-        (["--with", "http://127.0.0.1:8000/v1"], "is an address"),
         (["--with", "model_name_or_path=https://example.org/v1"], "is an address"),
         (["--with", "vllm"], "is not a setting"),
         (["--with", "infer_backed=vllm"], "did you mean infer_backend?"),

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engineroom.cli import chat, compare, doctor, embed, env, list_settings, logs, render, score
+from engineroom.cli import bench, chat, compare, doctor, embed, env, list_settings, logs, render, score
 from engineroom.cli.command import OWN_PROCESS_KEY, SettingsCommand
 from engineroom.cli.ending import DONE, MISUSED, ended
 from engineroom.errors import ArgumentError, nearest
@@ -32,6 +32,7 @@ COMMANDS: tuple[tuple[Any, Callable[..., int]], ...] = (
     (render, render.render),
     (doctor, doctor.doctor),
     (compare, compare.compare),
+    (bench, bench.bench),
     (env, env.env),
     (logs, logs.logs),
     (list_settings, list_settings.settings),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import openai_server
+
 Run = Callable[..., tuple[int, str, str]]
 SCRIPTED = "infer_backend=scripted"
 
@@ -68,10 +70,57 @@ def test_conversations_from_a_file(program: Run, tmp_path: Path) -> None:
     ]
 
 
+def test_a_server_is_the_second_side(program: Run) -> None:
+    with openai_server.running() as server:
+        code, out, err = program("compare", SCRIPTED, "--with", server.url)
+        assert (code, err) == (0, "")
+        assert out.startswith("agree: both sides answer alike, as far as was seen; not seen: parameters\n")
+        assert server.url in out
+        named = ["--with", f"url={server.url}", "--with", "model=scripted", "--json"]
+        code, out, _ = program("compare", SCRIPTED, "default_system=Be kind.", *named)
+    shown = json.loads(out)
+    assert code == 1
+    assert shown["causes"][0]["cause"] == "prompt"
+    assert shown["aspects"]["parameters"] is None
+    assert "parameters" in shown["notes"]
+    assert (shown["second"]["engine"], shown["second"]["dtype"]) == (server.url, None)
+
+
+def test_a_server_is_the_first_side(program: Run) -> None:
+    with openai_server.running(extras="refused") as server, openai_server.running() as other:
+        for second in (SCRIPTED, server.url, other.url):
+            code, out, _ = program("compare", "--url", server.url, "--with", second, "--json")
+            shown = json.loads(out)
+            assert (code, shown["first"]["engine"]) == (0, server.url)
+            assert shown["aspects"]["sampled answers"] is True
+        code, out, _ = program("compare", "--url", other.url, "--with", server.url, "--json")
+        assert (code, json.loads(out)["aspects"]["greedy tokens"]) == (0, True)
+
+
+def test_what_a_server_refuses_is_said(program: Run) -> None:
+    with openai_server.running(extras="refused", logprobs="refused") as server:
+        code, out, err = program("compare", SCRIPTED, "--with", server.url)
+    assert code == 0
+    assert "logits           not seen  no log-probabilities of 6 of 6 answers" in out
+    assert "logprobs are not supported" in err
+
+
+def test_a_server_that_fails_is_no_difference(program: Run) -> None:
+    with openai_server.running(faults=["500"]) as server:
+        code, out, err = program("compare", SCRIPTED, "--with", server.url, "--json")
+    assert (code, out) == (1, "")
+    assert json.loads(err)["error"]["type"] == "ServerError"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         ([], "nothing to compare with"),
+        (["--with", "http://127.0.0.1:9/v1", "--with", "temperature=0"], "names a server and temperature"),
+        (["--with", "http://127.0.0.1:9", "--with", "url=http://127.0.0.1:8"], "names 2 servers"),
+        (["--with", "ftp://127.0.0.1"], "not the address of a server"),
+        (["--url", "http://127.0.0.1:9/v1", "--with", SCRIPTED], "infer_backend would be set on it"),
+        (["--model", "m", "--with", SCRIPTED], "--model without --url"),
         (["--with", "model_name_or_path=https://example.org/v1"], "is an address"),
         (["--with", "vllm"], "is not a setting"),
         (["--with", "infer_backed=vllm"], "did you mean infer_backend?"),

@@ -35,7 +35,7 @@ earlier ones. After `--` no word is a setting. [settings.md](settings.md) lists 
 | exit code | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | the model or the engine failed; for `doctor`: it would |
+| 1 | the model, the engine or a server failed; for `doctor`: it would; for `compare`: the sides differ |
 | 2 | misused: an argument or a request that can't be served as asked |
 | 130 | interrupted with Ctrl-C |
 | 141 | whoever read the output went away; nothing is printed about it |
@@ -56,6 +56,7 @@ An error that engineroom did not expect is told in one line and its traceback is
 | environment variable | meaning |
 | --- | --- |
 | `ENGINEROOM_HOME` | where conversations, the prompt's history and the tracebacks of defects are kept |
+| `ENGINEROOM_API_KEY` | the key of the server that `--url` or `--with` names |
 | `ENGINEROOM_HISTORY=0` | keep no conversations, as `--no-history` does |
 | `ENGINEROOM_DEBUG=1` | show the traceback of any error, as `--debug` does |
 | `MAX_CONCURRENT` | requests in the engine at once, where the setting `max_concurrent` is not given |

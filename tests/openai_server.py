@@ -78,7 +78,7 @@ class OpenAIServer:
 @contextmanager
 def running(
     script: Any = None, *, engine: Mapping[str, Any] | None = None, **talent: Any
-) -> Generator[OpenAIServer]:
+) -> Generator[OpenAIServer, None, None]:
     """``engine`` are options of the scripted engine, ``talent`` those of :class:`Talent`."""
     with ChatModel(engine=ScriptedEngine(script, **(engine or {}))) as model:
         server = OpenAIServer(model, Talent(**talent))

@@ -46,7 +46,7 @@ ALLOWED = {
     "doctor": BASE | {"doctor", "machine", "sampling", "render", "engines"},
     "client": {"client", "types", "errors"},
     "comparison": FACADE | {"comparison", "client"},
-    "benchmark": FACADE | {"benchmark", "client", "machine"},
+    "benchmark": FACADE | {"benchmark", "client"},
     "testing": FACADE | {"testing", "preview"},
     "cli": FACADE
     | {"cli", "client", "comparison", "benchmark", "preview", "environment", "machine", "doctor", "__init__"},

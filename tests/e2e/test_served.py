@@ -50,7 +50,7 @@ def is_up(port: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def vllm(tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Generator[Served, None, None]:
     """In a folder, a session and a process group of its own, which is ended as a whole."""
     folder = tmp_path_factory.mktemp("vllm-server")
     port = free_port()

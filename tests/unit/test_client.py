@@ -71,6 +71,7 @@ def test_a_key_comes_from_the_environment_and_is_not_shown(monkeypatch: pytest.M
     assert address.api_key == "sk-secret"
     assert "sk-secret" not in repr(address)
     assert ServerAddress.parse("http://h", api_key="sk-given").api_key == "sk-given"
+    assert ServerAddress.parse("http://h", api_key="").api_key is None
     with pytest.raises(ArgumentError, match="header"):
         ServerAddress.parse("http://h", api_key="naïve")
 

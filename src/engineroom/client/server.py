@@ -45,7 +45,7 @@ class ServerAddress:
     def parse(cls, url: str, model: str | None = None, api_key: str | None = None) -> ServerAddress:
         """
         Args:
-            api_key: without one, the environment's ``ENGINEROOM_API_KEY``.
+            api_key: None takes the environment's ``ENGINEROOM_API_KEY``; an empty one is none.
 
         Raises:
             ArgumentError: the address is none.
@@ -67,10 +67,10 @@ class ServerAddress:
                 "the address holds a name or password", fix=f"give a key with {API_KEY_VARIABLE}"
             )
         path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
-        key = api_key or os.environ.get(API_KEY_VARIABLE) or None
+        key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
         if key and not (key.isascii() and key.isprintable()):
             raise ArgumentError("the API key holds characters that no HTTP header can", argument="api_key")
-        return cls(urlunsplit((parts.scheme, parts.netloc, path, "", "")), model or None, key)
+        return cls(urlunsplit((parts.scheme, parts.netloc, path, "", "")), model or None, key or None)
 
     @property
     def root(self) -> str:

@@ -17,7 +17,7 @@ import pytest
 
 import engineroom.demo
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ENVIRONMENT = {
     **os.environ,
@@ -27,7 +27,7 @@ ENVIRONMENT = {
     "ENGINEROOM_API_KEY": "sk-test",
 }
 MODEL = Path(engineroom.demo.__file__).parent / "chat"
-PATIENCE = 240
+PATIENCE = 400
 
 
 class Served(NamedTuple):

@@ -44,6 +44,7 @@ class Talent:
     extras: str = "honoured"
     logprobs: str = "given"
     tokenize: bool = True
+    tokenize_adds: tuple[int, ...] = ()
     detokenize: bool = True
     counts_pieces: bool = True
     usage: bool = True
@@ -123,7 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.path == "/tokenize" and self.talent.tokenize:
             prompt = self.office.model.render(body["messages"], tools=body.get("tools"))
-            self._json({"tokens": prompt.token_ids, "count": len(prompt)})
+            ids = [*prompt.token_ids, *self.talent.tokenize_adds]
+            self._json({"tokens": ids, "count": len(ids)})
         elif self.path == "/detokenize" and self.talent.detokenize:
             text = self.office.model.tokenizer.decode(body["tokens"], skip_special_tokens=False)
             self._json({"prompt": text})

@@ -130,6 +130,19 @@ async def test_prompts_of_which_only_the_length_is_seen() -> None:
     assert "tokens | 2 tokens" in other.differences[0].what
 
 
+async def test_a_tokenize_that_does_not_tell_what_was_answered_is_not_believed() -> None:
+    side = await there(extras="refused", tokenize_adds=(65,))
+    assert [seen.prompt for seen in side.seen] == [None] * len(FEW)
+    assert compare(here(), side).agreement["prompts"] is None
+
+
+async def test_the_text_of_a_prompt_may_stay_unseen() -> None:
+    template = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
+    assert compare(here(), await there(detokenize=False)).agreement["prompts"] is True
+    comparison = compare(here(), await there(["Hi"], engine={"chat_template": template}, detokenize=False))
+    assert comparison.differences[0].what == "the prompts part at token 0"
+
+
 async def test_prompts_of_which_nothing_is_seen() -> None:
     comparison = compare(here(), await there(**BLIND, usage=False))
     assert comparison.agreement["prompts"] is None

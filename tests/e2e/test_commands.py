@@ -54,7 +54,7 @@ def imported(*words: str) -> set[str]:
     [
         (["--help"], {"torch", "transformers", "pydantic", "prompt_toolkit", "rich", "yaml", "jinja2"}),
         (["score", "--help"], {"torch", "transformers", "prompt_toolkit", "rich", "yaml"}),
-        (["bench", "--help"], {"torch", "transformers", "pydantic", "httpx", "psutil", "rich", "yaml"}),
+        (["bench", "--help"], {"torch", "transformers", "httpx", "psutil", "rich", "yaml"}),
         (["env"], {"torch", "transformers", "prompt_toolkit", "rich"}),
         (["doctor", "demo"], {"torch", "transformers", "prompt_toolkit", "rich"}),
         (["logs", "--path"], {"torch", "transformers", "prompt_toolkit", "rich", "yaml"}),

@@ -30,7 +30,7 @@ ALLOWED = {
     "checkpoint": {"types", "errors", "config", "demo"},
     "render": BASE | {"render"},
     "parse": BASE | {"parse"},
-    "engines": BASE | {"engines"},
+    "engines": BASE | {"engines", "machine"},
     "bridge": {"errors"},
     "admission": {"errors"},
     "deadline": {"errors", "types"},

@@ -30,6 +30,22 @@ def _one_or_many(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
+def _gibibytes(value: Any) -> Any:
+    """``2GiB`` and ``512MiB`` beside plain numbers."""
+    if not isinstance(value, str):
+        return value
+    number, unit = value.strip().removesuffix("iB"), 1.0
+    if number[-1:] in _UNITS:
+        number, unit = number[:-1], _UNITS[number[-1]]
+    try:
+        return float(number) * unit
+    except ValueError:
+        return value
+
+
+_UNITS = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2.0**10}
+
+
 def _json_object(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip().startswith("{"):
         return json.loads(value)
@@ -37,6 +53,7 @@ def _json_object(value: Any) -> Any:
 
 
 Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+Gibibytes: TypeAlias = Annotated[float | None, BeforeValidator(_gibibytes)]
 Options: TypeAlias = Annotated[dict[str, Any] | None, BeforeValidator(_json_object)]
 
 
@@ -113,7 +130,8 @@ class Arguments(BaseModel):
         description="Context length, tokens of prompt and answer together; None is the model's own.",
     )
     quantization_bit: Literal[4, 8] | None = Field(
-        None, description="Quantise on loading with bitsandbytes (CUDA)."
+        None,
+        description="Quantise on loading: 4 or 8 with bitsandbytes (CUDA), 8 with torch's int8 on a CPU.",
     )
     quantization_method: Literal["bnb"] = Field("bnb", description="Library for quantisation on loading.")
     quantization_type: Literal["fp4", "nf4"] = Field("nf4", description="4-bit number format.")
@@ -123,6 +141,11 @@ class Arguments(BaseModel):
     )
     offload_folder: str = Field("offload", description="Where device_map puts weights that fit nowhere else.")
     use_kv_cache: bool = Field(True, description="Keep keys and values between steps; False recomputes them.")
+    hf_kv_cache_memory: Gibibytes = Field(
+        None,
+        gt=0,
+        description="Memory for keys and values: GiB, or text such as 512MiB. None is a share of what is free.",
+    )
     low_cpu_mem_usage: Literal[True] = Field(
         True, description="Load weights without a second copy; always so."
     )

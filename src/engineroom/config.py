@@ -191,8 +191,8 @@ def _check_together(arguments: Arguments) -> None:
         ),
         (
             "quantization_bit",
-            arguments.quantization_bit is not None and arguments.infer_dtype == "float32",
-            "a quantised model computes in 16 bits; infer_dtype=float32 would be ignored",
+            arguments.quantization_bit == 4 and arguments.infer_dtype == "float32",
+            "a model of 4 bits computes in 16; infer_dtype=float32 would be ignored",
         ),
     ):  # fmt: skip
         if contradicts:

@@ -196,11 +196,11 @@ def _head_findings(
 def _device_findings(arguments: Arguments) -> Generator[Finding, None, None]:
     if machine.gpus():
         return
-    if arguments.quantization_bit is not None:
+    if arguments.quantization_bit == 4:
         yield problem(
             f"quantization_bit={arguments.quantization_bit} needs an NVIDIA GPU",
             "bitsandbytes quantises on CUDA, and nvidia-smi reports no GPU",
-            "leave quantization_bit out",
+            "quantization_bit=8 runs on a CPU; or leave quantization_bit out",
         )
     if arguments.device is not None and arguments.device.startswith("cuda"):
         yield problem(

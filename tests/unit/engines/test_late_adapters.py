@@ -205,7 +205,7 @@ class Moved:
 
 
 def loaded(device: str, model: Moved, head: Moved | None = None) -> Any:
-    return SimpleNamespace(device=torch.device(device), model=model, value_head=head)
+    return SimpleNamespace(device=torch.device(device), model=model, value_head=head, prefixes=None)
 
 
 def test_on_a_cpu_sleep_is_refused_and_the_reason_told(model: ChatModel) -> None:

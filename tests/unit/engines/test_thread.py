@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-import itertools
+import math
 import threading
 import weakref
 from collections.abc import Callable, Generator
@@ -16,7 +16,9 @@ from transformers import DynamicCache
 
 from engineroom import ChatModel
 from engineroom.engines.huggingface import sequence
-from engineroom.engines.huggingface.loaded import LoadedModel
+from engineroom.engines.huggingface.batch import Span
+from engineroom.engines.huggingface.kv_cache import KVCache
+from engineroom.engines.huggingface.ragged import RaggedModel
 from engineroom.engines.huggingface.thread import InferenceThread
 from engineroom.errors import EngineClosedError, EngineDeadError, GenerationError
 
@@ -35,15 +37,21 @@ class Steps:
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     watched = Steps()
-    forward = LoadedModel.logits
+    forward = RaggedModel.logits
 
-    def counted(self: LoadedModel, token_ids: tuple[int, ...], **options: Any) -> torch.Tensor:
+    def counted(self: RaggedModel, spans: list[Span], cache: KVCache) -> list[torch.Tensor]:
         watched.count += 1
-        watched.act(watched.count, token_ids)
-        return forward(self, token_ids, **options)
+        watched.act(watched.count, tuple(token_id for span in spans for token_id in span.token_ids))
+        return forward(self, spans, cache)
 
-    monkeypatch.setattr(LoadedModel, "logits", counted)
+    monkeypatch.setattr(RaggedModel, "logits", counted)
     return watched
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts are read in pieces of 8 tokens, by models that are made after this."""
+    monkeypatch.setitem(sequence.PREFILL_CHUNKS, "cpu", 8)
 
 
 @pytest.fixture
@@ -79,9 +87,8 @@ def test_leaving_while_decoding_frees_the_slot_within_one_step(model: ChatModel,
 
 
 def test_leaving_while_the_prompt_is_read_frees_the_slot_within_one_step(
-    model: ChatModel, steps: Steps, monkeypatch: pytest.MonkeyPatch
+    small_chunks: None, model: ChatModel, steps: Steps
 ) -> None:
-    monkeypatch.setattr(sequence, "PREFILL_CHUNK", 8)
     going, left = threading.Event(), threading.Event()
 
     def hold(count: int, ids: tuple[int, ...]) -> None:
@@ -102,9 +109,9 @@ def test_leaving_while_the_prompt_is_read_frees_the_slot_within_one_step(
     model._bridge.call(asyncio.sleep(0))  # the cancellation has reached the engine
     left.set()
     steps.act = lambda count, ids: None
-    monkeypatch.setattr(sequence, "PREFILL_CHUNK", 2048)
+    length = len(model.render("hi"))
     idle(model)
-    assert steps.count == 3 + 1
+    assert steps.count == 3 + math.ceil(length / 8)
 
 
 def test_one_that_waits_and_leaves_never_starts(tiny_folder: Path, steps: Steps) -> None:
@@ -115,8 +122,8 @@ def test_one_that_waits_and_leaves_never_starts(tiny_folder: Path, steps: Steps)
             going.set()
             assert go_on.wait(10)
 
-    steps.act = hold
     with ChatModel({"model_name_or_path": str(tiny_folder), "max_concurrent": 1}) as model:
+        steps.count, steps.act = 0, hold  # starting took some, too
 
         async def run() -> None:
             first = asyncio.create_task(model.achat("one", max_new_tokens=4, **ENDLESS))
@@ -135,10 +142,7 @@ def test_one_that_waits_and_leaves_never_starts(tiny_folder: Path, steps: Steps)
         assert model._pipeline.admission.accepted == 0
 
 
-def test_a_long_prompt_does_not_hold_up_others(
-    model: ChatModel, steps: Steps, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sequence, "PREFILL_CHUNK", 8)
+def test_a_long_prompt_does_not_hold_up_others(small_chunks: None, model: ChatModel, steps: Steps) -> None:
     seen: list[int] = []
     going, both = threading.Event(), threading.Event()
 
@@ -158,9 +162,11 @@ def test_a_long_prompt_does_not_hold_up_others(
         both.set()
         short.result(20)
         long.result(20)
-    pieces = [place for place, size in enumerate(seen) if size > 1][2:]
+    pieces = [size for size in seen[3:] if size > 1]
     assert len(pieces) > 3
-    assert any(b - a > 1 for a, b in itertools.pairwise(pieces))  # others' tokens lie between
+    assert set(pieces[:-1]) == {
+        1 + 8
+    }  # each piece of the long prompt goes with a token of the short one's answer
 
 
 def test_reading_in_chunks_changes_nothing(
@@ -170,9 +176,10 @@ def test_reading_in_chunks_changes_nothing(
     ask = {"max_new_tokens": 6, "logprobs": 2, "prompt_logprobs": 2, **ENDLESS}
     whole = model.chat(text, **ask)[0]
     for size in (1, 7, 64):
-        monkeypatch.setattr(sequence, "PREFILL_CHUNK", size)
+        monkeypatch.setitem(sequence.PREFILL_CHUNKS, "cpu", size)
         monkeypatch.setattr(sequence, "PROMPT_LOGPROBS_CHUNK", size)
-        parts = model.chat(text, **ask)[0]
+        with ChatModel({"model_name_or_path": str(tiny_folder)}) as other:
+            parts = other.chat(text, **ask)[0]
         assert parts.token_ids == whole.token_ids
         for mine, theirs in zip(parts.prompt_logprobs[1:], whole.prompt_logprobs[1:], strict=True):  # type: ignore[index]
             assert mine is not None
@@ -194,21 +201,22 @@ def test_a_poisoned_request_fails_alone(
 ) -> None:
     questions = [f"question {i}" for i in range(6)]
     alone = [model.chat(q, max_new_tokens=10, **ENDLESS)[0].token_ids for q in questions]
-    forward = LoadedModel.logits
-    marked = model.tokenizer.encode("poison")
+    forward = RaggedModel.logits
+    marked = ",".join(map(str, model.tokenizer.encode("poison")))
 
-    def poisoned(self: LoadedModel, token_ids: tuple[int, ...], **options: Any) -> torch.Tensor:
-        logits = forward(self, token_ids, **options)
-        text = ",".join(map(str, token_ids))
-        if ",".join(map(str, marked)) not in text:
-            return logits
-        if trouble == "raise":
+    def poisoned(self: RaggedModel, spans: list[Span], cache: KVCache) -> list[torch.Tensor]:
+        bad = [marked in ",".join(map(str, span.token_ids)) for span in spans]
+        if any(bad) and trouble == "raise":
             raise RuntimeError("a kernel failed")
-        if trouble == "memory":
+        if any(bad) and trouble == "memory":
             raise torch.OutOfMemoryError("no memory for this one")
-        return torch.full_like(logits, torch.nan if trouble == "nan" else torch.inf)
+        spoilt = torch.nan if trouble == "nan" else torch.inf
+        return [
+            torch.full_like(logits, spoilt) if is_bad else logits
+            for logits, is_bad in zip(forward(self, spans, cache), bad, strict=True)
+        ]
 
-    monkeypatch.setattr(LoadedModel, "logits", poisoned)
+    monkeypatch.setattr(RaggedModel, "logits", poisoned)
     with ThreadPoolExecutor(8) as pool:
         good = [pool.submit(model.chat, q, max_new_tokens=10, **ENDLESS) for q in questions]
         bad = [pool.submit(model.chat, "poison", **ENDLESS) for _ in range(2)]
@@ -228,7 +236,7 @@ def test_an_exit_on_the_thread_ends_the_engine_and_everybody_knows(
     def leave(*args: Any, **options: Any) -> torch.Tensor:
         raise SystemExit
 
-    monkeypatch.setattr(LoadedModel, "logits", leave)
+    monkeypatch.setattr(RaggedModel, "logits", leave)
     for _ in range(2):
         with pytest.raises(EngineDeadError):
             model.chat("hi")

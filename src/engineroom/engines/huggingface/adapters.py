@@ -33,6 +33,10 @@ class AdapterSwitch:
         """As requests choose them."""
         return tuple(self._inner)
 
+    def weights(self, name: str | None) -> str | None:
+        """What tells the adapter from all others there were and will be, those of the same name too. None of none."""
+        return None if name is None else self._inner.get(name, name)
+
     def use(self, name: str | None) -> None:
         """Turns to the named adapter, or to none. Costs nothing if that one is at work already."""
         if name != self._active:

@@ -16,9 +16,10 @@ from transformers import (
 )
 
 from engineroom.engines.huggingface.library import Model, integers
-from engineroom.engines.huggingface.loaded import LoadedModel, not_a_number
-from engineroom.engines.huggingface.logits import LogitsShaper
+from engineroom.engines.huggingface.loaded import LoadedModel
+from engineroom.engines.huggingface.sampler import Penalties, Row
 from engineroom.engines.huggingface.sequence import Sequence
+from engineroom.engines.huggingface.trouble import not_a_number
 from engineroom.errors import EngineClosedError
 from engineroom.types import Chunk
 
@@ -33,15 +34,13 @@ class _Shape(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         if bool(torch.isnan(scores).any()):
             raise not_a_number("logits")
-        return torch.stack(
-            [self._row(integers(ids), row) for ids, row in zip(input_ids, scores, strict=True)]
-        )
+        penalties = Penalties.of([self._beam(integers(ids)) for ids in input_ids], scores)
+        return scores if penalties is None else penalties(scores)
 
-    def _row(self, ids: list[int], scores: Tensor) -> Tensor:
-        shaper = LogitsShaper(self._params, self._prompt, scores.device)
-        for token_id in ids[len(self._prompt) :]:
-            shaper.add(token_id)
-        return shaper(scores)
+    def _beam(self, ids: list[int]) -> Row:
+        beam = Row(self._params, self._prompt)
+        beam.tokens = ids
+        return beam
 
 
 class _Left(StoppingCriteria):

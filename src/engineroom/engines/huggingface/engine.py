@@ -22,7 +22,7 @@ from engineroom.engines.huggingface.sequence import Mailbox, Outcome, Sequence
 from engineroom.engines.huggingface.structured import GrammarMatcher
 from engineroom.engines.huggingface.thread import Errand, InferenceThread, ScoreJob
 from engineroom.engines.pooling import Pooling
-from engineroom.errors import EngineClosedError, EngineStartError
+from engineroom.errors import EngineClosedError, EngineStartError, PromptTooLongError
 from engineroom.types import Chunk, Prompt, SamplingParams, Support
 
 T = TypeVar("T")
@@ -90,6 +90,7 @@ class HuggingfaceEngine(BaseEngine):
         return self._formats
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Chunk, None]:
+        self._check_length(len(prompt.token_ids), params.max_new_tokens or 1)
         sequence = Sequence(prompt, params, Mailbox(), await self._matcher(params))
         self._running().submit(sequence)
         ended = 0
@@ -101,6 +102,17 @@ class HuggingfaceEngine(BaseEngine):
                 yield item
         finally:
             sequence.cancelled = True
+
+    def _check_length(self, prompt: int, answer: int) -> None:
+        """Above the engine this is checked with a message of its own; a request that can never fit must not enter."""
+        if self.context_length is not None and not (0 < prompt <= self.context_length - answer):
+            raise PromptTooLongError(
+                f"a prompt of {prompt} tokens and an answer of up to {answer} do not fit",
+                why=f"the context has {self.context_length} tokens, and a prompt has at least one",
+                fix="shorten the prompt, lower max_new_tokens, or raise hf_kv_cache_memory if it limits the context",
+                prompt_length=prompt,
+                context_length=self.context_length,
+            )
 
     async def score(self, prompts: Many[Prompt]) -> list[float]:
         job = ScoreJob(list(prompts), Mailbox())

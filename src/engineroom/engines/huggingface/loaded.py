@@ -14,9 +14,11 @@ from transformers import DynamicCache, PreTrainedConfig
 
 from engineroom.engines.huggingface.adapters import AdapterSwitch
 from engineroom.engines.huggingface.library import Model
+from engineroom.engines.huggingface.prefix import PrefixCache
+from engineroom.engines.huggingface.ragged import RaggedModel
 from engineroom.engines.huggingface.rope import DynamicRope
+from engineroom.engines.huggingface.trouble import not_a_number
 from engineroom.engines.huggingface.value_head import ValueHead
-from engineroom.errors import GenerationError
 
 Cache: TypeAlias = DynamicCache
 
@@ -30,6 +32,9 @@ class LoadedModel:
         cache_argument: what ``forward`` calls its cache; None keeps none, and every step reads all tokens again.
         divides_prompts: a long prompt may go through ``forward`` in pieces.
         pad_token_id: what fills up the shorter ones of several beams.
+        ragged: the model for several requests in one pass, or why it takes one at a time.
+        prefixes: the memory of their keys and values, with what earlier requests left there.
+        note: what a user should know of how the weights are kept.
     """
 
     model: Model
@@ -42,6 +47,17 @@ class LoadedModel:
     cache_argument: str | None
     divides_prompts: bool
     pad_token_id: int | None
+    ragged: RaggedModel | str
+    prefixes: PrefixCache | None
+    note: str
+
+    @property
+    def detail(self) -> str:
+        """What a user should know of how this model runs; empty if all is as usual."""
+        alone = (
+            f"one request at a time: {self.ragged}" if isinstance(self.ragged, str) and self.ragged else ""
+        )
+        return "; ".join(filter(None, (alone, self.note)))
 
     def new_cache(self) -> Cache | None:
         if self.cache_argument is None:
@@ -116,11 +132,3 @@ def divides_prompts(model: Model) -> bool:
     ``use_precomputed_states and seq_len == 1``). Of the models with such a state none is trusted.
     """
     return not getattr(model, "_is_stateful", False)
-
-
-def not_a_number(what: str) -> GenerationError:
-    return GenerationError(
-        f"the model's {what} is not a number (NaN or infinite)",
-        why="the weights are broken, or infer_dtype overflows on this prompt",
-        fix="try infer_dtype=float32 or infer_dtype=bfloat16",
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -11,18 +12,26 @@ import torch
 from engineroom.checkpoint import Checkpoint, CheckpointKind, find_value_head
 from engineroom.config import Arguments
 from engineroom.engines.adapter_folder import AdapterFolder, adapter_names, open_adapters
-from engineroom.engines.base import Progress
+from engineroom.engines.base import BaseEngine, Progress
 from engineroom.engines.huggingface.adapters import AdapterSwitch, merge
+from engineroom.engines.huggingface.kv_cache import KVCache, default_budget, tokens_within
 from engineroom.engines.huggingface.library import LoadModel, Model, ModelConfig, TextConfig
+from engineroom.engines.huggingface.linears import arrange, int8_engine, quantize
 from engineroom.engines.huggingface.loaded import (
     LoadedModel,
     cache_argument,
     divides_prompts,
     keeps_logits,
 )
+from engineroom.engines.huggingface.prefix import PrefixCache
+from engineroom.engines.huggingface.ragged import RaggedModel, make_ragged
 from engineroom.engines.huggingface.rope import DynamicRope, scale_rope
 from engineroom.engines.huggingface.value_head import load_value_head
 from engineroom.errors import ArgumentError, EngineroomError, ModelLoadError
+
+_log = logging.getLogger("engineroom")
+_SMALLEST = 64
+"""Tokens of the smallest KV memory that is of any use."""
 
 _ATTENTION = {"disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2", "fa3": "flash_attention_3"}
 
@@ -126,11 +135,14 @@ class Loader:
         if self.kind == "value_head" and self.value_head_file is not None:
             head = load_value_head(self.value_head_file, text.hidden_size).to(model.device)
         model.eval()
+        note = self._arrange(model, progress)
+        context = self._arguments.model_maxlen or self._checkpoint.context_length or 4096
+        ragged, prefixes = self._batching(model, context, progress)
         progress("ready", 1.0)
         return LoadedModel(
             model=model,
             device=model.device,
-            context_length=self._arguments.model_maxlen or self._checkpoint.context_length or 4096,
+            context_length=min(context, prefixes.cache.size) if prefixes is not None else context,
             value_head=head,
             adapters=adapters,
             rope=DynamicRope.of(model),
@@ -138,7 +150,68 @@ class Loader:
             cache_argument=cache_argument(model) if self._arguments.use_kv_cache else None,
             divides_prompts=divides_prompts(model),
             pad_token_id=_padding(text),
+            ragged=ragged,
+            prefixes=prefixes,
+            note=note,
         )
+
+    def _arrange(self, model: Model, progress: Progress) -> str:
+        """Gives the linear layers the form that suits a CPU; what a user should know of it."""
+        if model.device.type != "cpu" or self._arguments.device_map:
+            return ""
+        with torch.inference_mode():
+            if self._arguments.quantization_bit is None:
+                arrange(model, decodes=self.can_generate)
+                return ""
+            progress("quantising", None)
+            error = quantize(model)
+        note = f"int8 weights: a relative error of {error:.2g} in the logits"
+        _log.info("%s has %s", self._checkpoint.name, note)
+        return note
+
+    def _batching(
+        self, model: Model, context: int, progress: Progress
+    ) -> tuple[RaggedModel | str, PrefixCache | None]:
+        """The model for several requests at once and the memory for them, or why it takes one at a time."""
+        if not self.can_generate:
+            return "", None
+        progress("trying several requests at once", None)
+        with torch.inference_mode():
+            ragged = make_ragged(
+                model,
+                attention=self._arguments.flash_attn,
+                keeps_logits=keeps_logits(model),
+                cached=self._arguments.use_kv_cache and cache_argument(model) is not None,
+            )
+        if isinstance(ragged, str):
+            _log.warning("%s answers one request at a time: %s", self._checkpoint.name, ragged)
+            return ragged, None
+        return ragged, PrefixCache(self._kv_cache(ragged, context))
+
+    def _kv_cache(self, ragged: RaggedModel, context: int) -> KVCache:
+        """
+        Raises:
+            ArgumentError: hf_kv_cache_memory is too small for any request.
+        """
+        given = self._arguments.hf_kv_cache_memory
+        budget = default_budget(ragged.device) if given is None else int(given * 2**30)
+        requests = self._arguments.max_concurrent or BaseEngine.max_concurrency
+        size = tokens_within(budget, ragged.layers, requests * context)
+        if size < min(context, _SMALLEST):
+            raise ArgumentError(
+                f"hf_kv_cache_memory={budget / 2**30:.3g} is too small for this model",
+                why=f"a token takes {ragged.bytes_per_token} bytes, so it holds {size} tokens",
+                fix=f"give at least {ragged.bytes_per_token * min(context, 4096) / 2**30:.2g} (GiB)",
+                argument="hf_kv_cache_memory",
+            )
+        if size < context:
+            _log.warning(
+                "hf_kv_cache_memory=%.3g (GiB) holds %d tokens: the context is that long, not %d",
+                budget / 2**30,
+                size,
+                context,
+            )
+        return KVCache(ragged.layers, size, ragged.device)
 
     def _load_model(self, device: torch.device, progress: Progress) -> Model:
         import transformers
@@ -277,10 +350,14 @@ def _quantization(arguments: Arguments) -> Any:
     if arguments.quantization_bit is None:
         return None
     if not torch.cuda.is_available():
+        if arguments.quantization_bit == 8 and int8_engine() is not None and not arguments.device_map:
+            return None  # our own int8 layers, once it is loaded
         raise ArgumentError(
             f"quantization_bit={arguments.quantization_bit} needs an NVIDIA GPU",
             why="bitsandbytes quantises on CUDA, and no CUDA device was found",
-            fix="leave quantization_bit out; infer_dtype=bfloat16 halves the memory of a float32 model",
+            fix="quantization_bit=8 runs on this CPU; infer_dtype=bfloat16 halves the memory of a float32 model"
+            if int8_engine() is not None
+            else "leave quantization_bit out; infer_dtype=bfloat16 halves the memory of a float32 model",
             argument="quantization_bit",
         )
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -293,6 +370,13 @@ def _quantization(arguments: Arguments) -> Any:
     from transformers import BitsAndBytesConfig
 
     if arguments.quantization_bit == 8:
+        if arguments.infer_dtype == "float32":
+            raise ArgumentError(
+                "quantization_bit=8 does not go with infer_dtype=float32 on a GPU",
+                why="bitsandbytes' int8 layers compute in 16 bits",
+                fix="leave infer_dtype out",
+                argument="infer_dtype",
+            )
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,

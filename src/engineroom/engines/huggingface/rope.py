@@ -65,21 +65,21 @@ class DynamicRope:
     def of(cls, model: Any) -> DynamicRope:
         modules: list[nn.Module] = list(model.modules())
         return cls(
-            [module for module in modules if any("dynamic" in kind for kind in _kinds(module).values())]
+            [module for module in modules if any("dynamic" in kind for kind in rope_kinds(module).values())]
         )
 
     def forget(self) -> None:
         """Before a forward pass: the frequencies of the model's own context, which this pass may stretch for itself."""
         for module in self._modules:
-            for layer, kind in _kinds(module).items():
+            for layer, kind in rope_kinds(module).items():
                 if "dynamic" in kind:
                     original = getattr(module, f"{layer}original_inv_freq")
                     setattr(module, f"{layer}inv_freq", original)
                     setattr(module, f"{layer}max_seq_len_cached", module.original_max_seq_len)
 
 
-def _kinds(module: Any) -> Mapping[str, str]:
-    """The attribute prefix of each kind of layer → its rope type."""
+def rope_kinds(module: Any) -> Mapping[str, str]:
+    """A module's rotary embeddings: the attribute prefix of each kind of layer → its rope type."""
     kinds: object = getattr(module, "rope_type", None)
     if isinstance(kinds, str):
         return {"": kinds}

@@ -1,4 +1,4 @@
-"""Sleep: the weights move to the host's memory, and the accelerator's is free for others."""
+"""Sleep: the weights move to the host's memory, keys and values are forgotten, and the accelerator is free for others."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def why_not(loaded: LoadedModel) -> str:
 
 def sleep(loaded: LoadedModel) -> None:
     """On the inference thread."""
+    if loaded.prefixes is not None:
+        loaded.prefixes.clear()
+        loaded.prefixes.cache.give_memory_back()
     _move(loaded, torch.device("cpu"))
     gc.collect()
     torch.accelerator.empty_cache()
@@ -35,6 +38,8 @@ def wake(loaded: LoadedModel) -> None:
     """
     try:
         _move(loaded, loaded.device)
+        if loaded.prefixes is not None:
+            loaded.prefixes.cache.take_memory()
     except torch.OutOfMemoryError:
         sleep(loaded)
         raise

@@ -1,8 +1,9 @@
 """The inference thread: it alone touches the model.
 
-Answers arrive at any time, each with its own parameters. The loop takes one step for each of them in turn: a forward
-pass and a token, or a chunk of the prompt. So nobody waits for another's whole answer, an answer that is left frees its
-slot before its next step, and an exception goes to the answer that raised it and to no other.
+Requests arrive at any time, each with its own parameters. In each turn the loop takes one step with all of them that
+can be batched (``batcher.py``), and then one with each of the others: a text to score, a beam search, or an answer by a
+model that takes one request at a time. So nobody waits for another's whole answer, one that is left frees its slot
+before its next step, and an exception goes to the request that raised it and to no other.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import torch
 
 from engineroom.engines.base import Health, HealthState
+from engineroom.engines.huggingface import sequence as limits
+from engineroom.engines.huggingface.batcher import Batcher
 from engineroom.engines.huggingface.beams import search_beams
 from engineroom.engines.huggingface.loaded import LoadedModel
-from engineroom.engines.huggingface.sequence import Mailbox, Sequence
-from engineroom.errors import (
-    EngineClosedError,
-    EngineDeadError,
-    EngineroomError,
-    EngineStartError,
-    GenerationError,
+from engineroom.engines.huggingface.sequence import (
+    Mailbox,
+    Sequence,
+    bitmask,
+    prefill_chunk,
 )
+from engineroom.engines.huggingface.trouble import as_engineroom_error
+from engineroom.errors import EngineClosedError, EngineDeadError, EngineroomError, EngineStartError
 from engineroom.types import Prompt
 
 
@@ -86,7 +89,8 @@ class InferenceThread:
     def __init__(self, load: Callable[[], LoadedModel]) -> None:
         self._load = load
         self._arrivals: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._live: list[Work] = []
+        self._live: list[Work] = []  # what takes its steps alone
+        self._batcher: Batcher | None = None
         self._closing = threading.Event()
         self._state: HealthState = "starting"
         self._detail = ""
@@ -108,7 +112,9 @@ class InferenceThread:
             self._arrivals.put(work)
 
     def health(self) -> Health:
-        return Health(self._state, len(self._live), self._detail)
+        batched = self._batcher
+        running = len(self._live) + (len(batched) if batched is not None else 0)
+        return Health(self._state, running, self._detail)
 
     @property
     def closing(self) -> bool:
@@ -156,13 +162,18 @@ class InferenceThread:
             stopped = EngineStartError("loading was stopped", why=f"{type(error).__name__}: {error}")
             self._loaded.set_exception(stopped)
             raise
+        if not isinstance(loaded.ragged, str):
+            self._batcher = Batcher(loaded, loaded.ragged)
         with self._lock:
             if not self._closing.is_set():
                 self._state = "ready"
+                self._detail = loaded.detail
         self._loaded.set_result(loaded)
         with torch.inference_mode():
             while not self._closing.is_set():
                 self._admit()
+                if self._batcher is not None:
+                    self._batcher.step()
                 self._step_each(loaded)
 
     def _step_each(self, loaded: LoadedModel) -> None:
@@ -177,12 +188,15 @@ class InferenceThread:
         """Takes in what has arrived; sleeps only if there is nothing to do."""
         while True:
             try:
-                work = self._arrivals.get(block=not self._live)
+                work = self._arrivals.get(block=not self._live and not self._batcher)
             except queue.Empty:
                 return
             if work is None:
                 return
-            self._live.append(work)
+            if self._batcher is not None and isinstance(work, Sequence) and work.params.num_beams == 1:
+                self._batcher.add(work)
+            else:
+                self._live.append(work)
 
     def _step(self, loaded: LoadedModel, work: Work) -> bool:
         """One step of one piece of work. False when it is done."""
@@ -195,24 +209,12 @@ class InferenceThread:
             if work.params.num_beams > 1:
                 search_beams(loaded, work, self._closing.is_set)
                 return False
-            return self._next_token(loaded, work)
+            return _next_token(loaded, work)
         except torch.AcceleratorError:
             raise  # the device itself has failed (CUDA's "illegal memory access"): nothing on it works any more
         except Exception as error:
-            work.mailbox.post(_as_engineroom_error(error))
+            work.mailbox.post(as_engineroom_error(error))
             return False
-
-    def _next_token(self, loaded: LoadedModel, sequence: Sequence) -> bool:
-        if sequence.cache is None:
-            sequence.cache = loaded.new_cache()
-        ids = sequence.next_input(cached=sequence.cache is not None, divided=loaded.divides_prompts)
-        logits = loaded.logits(
-            ids, cache=sequence.cache, adapter=sequence.params.adapter, every=sequence.wants_prompt_logits
-        )
-        chunk = sequence.accept(len(ids), logits)
-        if chunk is not None:
-            sequence.mailbox.post(chunk)
-        return chunk is None or chunk.finish_reason is None
 
     def _end(self) -> None:
         """Nobody may be left waiting."""
@@ -221,10 +223,12 @@ class InferenceThread:
                 work = self._arrivals.get()
                 if work is not None:
                     self._live.append(work)
-        for work in self._live:
+        batched = self._batcher.scheduler.requests if self._batcher is not None else []
+        for work in (*self._live, *batched):
             work.mailbox.post(self._gone())
             work.release()
         self._live.clear()
+        self._batcher = None
         self._loaded = _uncancellable(Future[LoadedModel]())  # the old one holds the weights
         if not self._ended.done():
             self._ended.set_result(None)
@@ -236,20 +240,30 @@ def _uncancellable(future: Future[T]) -> Future[T]:
     return future
 
 
+def _next_token(loaded: LoadedModel, sequence: Sequence) -> bool:
+    """A step of one that is not batched. False when its answer is complete."""
+    if sequence.cache is None:
+        sequence.cache = loaded.new_cache()
+    if sequence.cache is None:
+        sequence.computed = 0  # all tokens, each time
+    every = sequence.wants_prompt_logits
+    chunk = limits.PROMPT_LOGPROBS_CHUNK if every else prefill_chunk(loaded.device)
+    divided = sequence.cache is not None and loaded.divides_prompts
+    count = min(sequence.pending, chunk) if divided else sequence.pending
+    ids = sequence.tokens[sequence.computed : sequence.computed + count]
+    logits = loaded.logits(tuple(ids), cache=sequence.cache, adapter=sequence.params.adapter, every=every)
+    sequence.read(count, logits)
+    if sequence.pending:
+        return True
+    drawn = sequence.sampler(logits[-1:].float(), [sequence], bitmask([sequence], logits.shape[1]))
+    answer = sequence.accept(drawn[0])
+    sequence.mailbox.post(answer)
+    return answer.finish_reason is None
+
+
 def _score_one(loaded: LoadedModel, job: ScoreJob) -> bool:
     job.scores.append(loaded.score(job.waiting.pop().token_ids))
     if job.waiting:
         return True
     job.mailbox.post(job.scores)
     return False
-
-
-def _as_engineroom_error(error: Exception) -> Exception:
-    if isinstance(error, EngineroomError):
-        return error
-    wrapped = GenerationError(
-        "the model failed on this request", why=f"{type(error).__name__}: {error}", fix="other requests go on"
-    )
-    # A traceback's frames hold tensors, as long as somebody holds the error.
-    wrapped.__cause__ = error.with_traceback(None)
-    return wrapped

@@ -1,0 +1,166 @@
+"""Linear layers on a CPU, where nearly all of a token's time goes: laid out, or computed, as this processor likes it.
+
+What each form gains was measured (``benchmarks/README.md``); forms that gain nothing are not here.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from engineroom.engines.huggingface.library import Model
+
+_TILE = 256
+"""Rows of a weight that are widened at once: their fp32 form stays in the second-level cache."""
+
+_FEW = 4
+"""Tokens. A product with fewer rows waits for the weights, and half as many bytes come in half the time."""
+
+_NARROW = 32
+"""Outputs. A layer with fewer (a reward's score) is left as it is."""
+
+
+def arrange(base: Model, *, decodes: bool) -> None:
+    """Gives every linear layer the form that is fastest here; its values stay the same.
+
+    bf16 and fp16 weights are multiplied in fp32 where the processor has no arithmetic of their own. Those of a model
+    that ``decodes`` are laid out by columns, still [outputs, inputs] to everybody who looks: that helps with few tokens
+    at a time, not with whole texts.
+    """
+    layers = [layer for _, layer in _layers(base)]
+    shared = {id(m.weight) for m in base.modules() if isinstance(m, nn.Embedding)}
+    halves = [layer for layer in layers if layer.weight.dtype in (torch.bfloat16, torch.float16)]
+    if halves and _wide_is_faster(max((layer.weight for layer in halves), key=torch.Tensor.numel)):
+        for layer in halves:
+            layer.__class__ = WideLinear
+    for layer in layers if decodes else ():
+        if id(layer.weight) not in shared:  # an embedding is read by rows
+            layer.weight.data = layer.weight.data.t().contiguous().t()
+
+
+class WideLinear(nn.Linear):
+    """Half-precision weights, multiplied in fp32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return wide_linear(input, self.weight, self.bias)
+
+
+def wide_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``torch.nn.functional.linear``, with a weight that is widened tile by tile for several tokens at once."""
+    outputs, inputs = weight.shape
+    if input.numel() < _FEW * inputs:
+        return linear(input, weight, bias)
+    rows = input.reshape(-1, inputs).float()
+    out = torch.cat([rows @ tile.float().t() for tile in torch.split(weight, _TILE)], 1)
+    if bias is not None:
+        out += bias
+    return out.to(input.dtype).view(*input.shape[:-1], outputs)
+
+
+def _wide_is_faster(weight: Tensor) -> bool:
+    """Tries both on this processor, with the tokens of 32 answers."""
+    tokens = torch.ones(32, weight.shape[1], dtype=weight.dtype)
+    wide = _seconds(lambda: wide_linear(tokens, weight, None))
+    return wide < 0.8 * _seconds(lambda: linear(tokens, weight))
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    def once() -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(5))
+
+
+# --- int8 ---------------------------------------------------------------------------------------------------------
+
+_ENGINES = ("x86", "fbgemm", "onednn")
+"""torch's int8 kernels that take a scale per output channel, fastest first."""
+
+
+def int8_engine() -> str | None:
+    """torch's engine for int8 products on this processor, or None."""
+    supported = torch.backends.quantized.supported_engines
+    return next((name for name in _ENGINES if name in supported), None)
+
+
+class Int8Linear(nn.Linear):
+    """int8 weights with a scale per output; activations are quantised as they come, with a scale per token.
+
+    A scale per token, where torch's own dynamic linear layer has one for all that it is given: so what a request gets
+    does not depend on its neighbours. It is a ``Linear`` for those who put adapters beside it; ``weight`` is empty.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
+        self.bias = None
+        vnni: Callable[[], bool] = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
+        # Without VNNI the products of two neighbours are added in 16 bits, which only 7-bit activations do not overflow.
+        self._top = 127 if vnni() else 63
+        weight = layer.weight.data.float()
+        scales = weight.abs().amax(1).clamp_min(1e-12) / 127
+        zeros = torch.zeros(len(scales), dtype=torch.long)
+        given = cast("Tensor | None", layer.bias)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch means to move its quantised tensors to torchao
+            quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+            self._packed = torch.ops.quantized.linear_prepack(quantized, None)
+        self._bias = None if given is None else given.data.float()
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows = input.reshape(-1, self.in_features).float()
+        scale = rows.abs().amax(-1, keepdim=True).clamp_min_(1e-30)
+        out = _int8_product(rows / scale, 1 / self._top, self._top + 1, self._packed)
+        out.mul_(scale)
+        if self._bias is not None:
+            out += self._bias
+        return out.to(input.dtype).view(*input.shape[:-1], self.out_features)
+
+
+_int8_product: Callable[[Tensor, float, int, Any], Tensor] = cast(
+    "Any", torch.ops.quantized
+).linear_with_input_q_dq_qweight_dq_output_fp32
+
+
+def quantize(base: Model) -> float:
+    """Replaces every linear layer by its int8 form, and lets go of its weights one by one.
+
+    Returns:
+        The relative error that this makes in the logits of some tokens: the norm of the difference over the norm.
+    """
+    vocabulary = int(cast("Any", base.config.get_text_config()).vocab_size)
+    probe = torch.tensor([[(7919 * i + 13) % vocabulary for i in range(1, 33)]], device=base.device)
+    exact = _outputs(base, probe)
+    parents = dict(_modules(base))
+    for name, layer in _layers(base):
+        parent, _, own = name.rpartition(".")
+        setattr(parents[parent], own, Int8Linear(layer))
+    rounded = _outputs(base, probe)
+    return float(((rounded - exact).square().sum() / exact.square().sum()).sqrt())
+
+
+def _outputs(base: Model, probe: Tensor) -> Tensor:
+    """The first of the model's outputs: logits, or the hidden states of an embedding model."""
+    return cast("Tensor", cast("Any", base(input_ids=probe, use_cache=False))[0]).float()
+
+
+def _layers(base: Model) -> list[tuple[str, nn.Linear]]:
+    """The model's own linear layers, by name; those of adapters beside them are not among them."""
+    return [
+        (name, module)
+        for name, module in _modules(base)
+        if type(module) is nn.Linear and module.out_features >= _NARROW and "lora_" not in name
+    ]
+
+
+def _modules(base: Model) -> list[tuple[str, nn.Module]]:
+    return list(cast("Any", base).named_modules())

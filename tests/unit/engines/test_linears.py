@@ -1,0 +1,129 @@
+"""Linear layers on a CPU: whatever their form, they compute what they did."""
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+import tiny_models
+from engineroom import ChatModel
+from engineroom.engines.huggingface import linears
+from engineroom.engines.huggingface.linears import Int8Linear, WideLinear, arrange, quantize, wide_linear
+
+
+def model(folder: Path, **options: Any) -> Any:
+    return tiny_models.AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+
+
+IDS = torch.tensor([[5, 900, 17, 3, 44, 61, 7]])
+
+
+def test_columns_change_the_layout_and_nothing_else(tiny_folder: Path) -> None:
+    plain, arranged = model(tiny_folder), model(tiny_folder)
+    arrange(arranged, decodes=True)
+    assert arranged.lm_head.weight.stride() == (1, 1024)
+    assert arranged.lm_head.weight.shape == plain.lm_head.weight.shape
+    for name, weight in arranged.state_dict().items():
+        assert torch.equal(weight, plain.state_dict()[name])
+    with torch.inference_mode():
+        torch.testing.assert_close(arranged(IDS).logits, plain(IDS).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_reads_whole_texts_stays_as_it_is(tiny_folder: Path) -> None:
+    arranged = model(tiny_folder)
+    arrange(arranged, decodes=False)
+    assert all(weight.is_contiguous() for weight in arranged.parameters())
+
+
+def test_a_weight_that_is_an_embedding_too_stays_as_it_is(tmp_path: Path) -> None:
+    tied = model(tiny_models.causal(tmp_path / "tied", tie_word_embeddings=True))
+    arrange(tied, decodes=True)
+    assert tied.lm_head.weight is tied.model.embed_tokens.weight
+    assert tied.lm_head.weight.is_contiguous()
+    assert not tied.model.layers[0].mlp.up_proj.weight.is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("tokens", [1, 3, 4, 40])
+def test_a_widened_product_is_the_exact_one_rounded_once(dtype: torch.dtype, tokens: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(48, 600).to(dtype)
+    given = torch.randn(2, tokens, 48, dtype=dtype)
+    found = wide_linear(given, layer.weight, layer.bias)
+    exact = linear(given.double(), layer.weight.double(), layer.bias.double())
+    assert (found.dtype, found.shape) == (dtype, (2, tokens, 600))
+    torch.testing.assert_close(found.double(), exact, rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_halves_are_widened_where_that_is_faster(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, faster: bool
+) -> None:
+    monkeypatch.setattr(linears, "_wide_is_faster", lambda weight: faster)
+    plain, arranged = (model(tiny_folder, dtype=torch.bfloat16) for _ in range(2))
+    arrange(arranged, decodes=True)
+    assert isinstance(arranged.lm_head, WideLinear) is faster
+    with torch.inference_mode():
+        one, other = plain(IDS).logits.float(), arranged(IDS).logits.float()
+    assert float((one - other).norm() / one.norm()) < 0.05
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_int8_is_near_and_each_token_s_own(bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(256, 96, bias=bias)
+    layer.weight.data *= torch.linspace(0.01, 10, 96)[:, None]  # a scale per output
+    small = Int8Linear(layer)
+    tokens = torch.randn(1, 9, 256) * torch.logspace(-3, 3, 9)[:, None]  # and one per token
+    with torch.inference_mode():
+        exact, found = layer(tokens), small(tokens)
+        error = (found - exact).norm(dim=-1) / exact.norm(dim=-1)
+        assert float(error.max()) < 0.02
+        for place in range(9):
+            torch.testing.assert_close(small(tokens[:, place]), found[:, place], rtol=1e-6, atol=0)
+        assert not small(torch.zeros(1, 256)).isnan().any()
+
+
+def test_quantising_lets_go_of_the_weights_and_tells_its_error(tiny_folder: Path) -> None:
+    plain, small = model(tiny_folder), model(tiny_folder)
+    weights = weakref.ref(small.model.layers[0].mlp.up_proj.weight)
+    with torch.inference_mode():
+        error = quantize(small)
+        one, other = plain(IDS).logits, small(IDS).logits
+    gc.collect()
+    assert weights() is None
+    assert not [m for m in small.modules() if type(m) is nn.Linear]
+    assert 0.001 < error < 0.2
+    assert float((one - other).norm() / one.norm()) == pytest.approx(error, rel=1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_of_8_bits_answers_and_says_so(tiny_folder: Path, dtype: str) -> None:
+    arguments = {"model_name_or_path": str(tiny_folder), "quantization_bit": 8, "infer_dtype": dtype}
+    with ChatModel(arguments) as small:
+        assert small.health().detail.startswith("int8 weights: a relative error of ")
+        assert small.chat("hi", temperature=0, max_new_tokens=8, ignore_eos=True)[0].response_length == 8
+        assert isinstance(small.engine.model.lm_head, Int8Linear)
+
+
+def test_adapters_lie_beside_weights_of_8_bits(tiny_folder: Path, tmp_path: Path) -> None:
+    adapter = tiny_models.lora(tiny_folder, tmp_path / "adapter", 0)
+    arguments = {
+        "model_name_or_path": str(tiny_folder),
+        "adapter_name_or_path": str(adapter),
+        "quantization_bit": 8,
+    }
+    with ChatModel({**arguments, "adapter_merge": False}) as small:
+        options = {"temperature": 0, "max_new_tokens": 8, "ignore_eos": True}
+        with_it = small.chat("hi", adapter="adapter", **options)[0].token_ids
+        assert with_it != small.chat("hi", **options)[0].token_ids
+        small.load_adapter("late", adapter)
+        assert small.chat("hi", adapter="late", **options)[0].token_ids == with_it
+        small.unload_adapter("late")
+    with ChatModel(arguments) as merged:
+        assert len(merged.chat("hi", **options)[0].token_ids) == 8

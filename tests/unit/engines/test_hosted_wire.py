@@ -169,7 +169,7 @@ def tree(cls: type[EngineroomError] = EngineroomError) -> Iterator[type[Enginero
 @pytest.mark.parametrize("cls", tuple(tree()), ids=lambda cls: cls.__name__)
 def test_every_error_comes_out_as_it_went_in(cls: type[EngineroomError]) -> None:
     """With all that its constructor takes: a new attribute has to be named in the codec."""
-    samples = {"str": "words", "int": 3, "float": 2.5, "Iterable[str]": ("a", "b")}
+    samples = {"str": "words", "int": 3, "float": 2.5, "Iterable[str]": ("a", "b"), "int | None": 4}
     named = {p.name: samples[p.annotation] for p in inspect.signature(cls).parameters.values()}
     error = cls(**named)
     arrived = over(codec.ERROR, error)

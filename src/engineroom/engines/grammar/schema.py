@@ -394,10 +394,10 @@ def _is_plain(schema: Any) -> bool:
 
 
 def _types(value: Any, place: str) -> list[str]:
-    types = [value] if isinstance(value, str) else value
-    if not isinstance(types, list) or not types or any(t not in _KEYWORDS for t in cast("list[Any]", types)):
+    types = cast("list[Any]", value if isinstance(value, list) else [value])
+    if not types or not all(isinstance(name, str) and name in _KEYWORDS for name in types):
         raise UnsupportedSchemaError(f"{place}/type must be of {', '.join(_KEYWORDS)}")
-    return cast("list[str]", types)
+    return types
 
 
 def _is_a(value: Any, kind: str) -> bool:

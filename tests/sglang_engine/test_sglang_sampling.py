@@ -175,7 +175,7 @@ def test_log_probabilities_that_are_no_numbers_are_an_error() -> None:
 def test_an_end_that_is_no_end_is_an_error() -> None:
     assert finish_reason({"type": "abort", "message": "Abort in waiting queue"}) == "abort"
     for end in ({"type": "abort", "status_code": 400, "message": "bad ebnf"}, {"type": "error"}):
-        with pytest.raises(GenerationError, match="bad ebnf|error"):
+        with pytest.raises(GenerationError, match=r"bad ebnf|error"):
             finish_reason(end)
     with pytest.raises(GenerationError, match="too long"):
         read([{"error": {"message": "too long"}}])

@@ -157,7 +157,7 @@ _BUILT_IN = (
         packages=(("sglang", "sglang"),),
         extra="sglang",
         elsewhere=True,
-        summary="SGLang's own server",
+        summary="SGLang, a server in an environment of its own",
     ),
     EngineSpec(
         "ktransformers",

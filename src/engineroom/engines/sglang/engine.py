@@ -194,7 +194,8 @@ class SglangEngine(BaseEngine):
             )
         self._cumulative = not told.get("incremental_streaming_output")
         self.max_concurrency = int(told.get("max_running_requests") or self.max_concurrency)
-        self.context_length = int(told["max_req_input_len"])
+        longest = int(told["max_req_input_len"])
+        self.context_length = min(longest, self.checkpoint.context_length or longest)
 
     async def _load(self, name: str, folder: Path) -> None:
         client = self._ready()

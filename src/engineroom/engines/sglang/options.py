@@ -183,6 +183,7 @@ def _cpu_options(arguments: Arguments, checkpoint: Checkpoint, options: Mapping[
         "attention_backend": "torch_native",
         "sampling_backend": "pytorch",
         "disable_cuda_graph": True,
+        "sleep_on_idle": True,  # its scheduler turns in circles otherwise, and takes a core from the others
         "mem_fraction_static": 0.2,
     }
     if "sglang_mem_fraction" in arguments.model_fields_set:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import typing
 from pathlib import Path
 
 from engineroom.errors import ArgumentError
@@ -20,7 +19,6 @@ def env_install(
     """
     from engineroom.environments.install import choose, commands, install
     from engineroom.environments.installed import folder_of
-    from engineroom.environments.recipes import Build
 
     if len(words) != 2 or words[0] != "install":
         raise ArgumentError(
@@ -28,9 +26,6 @@ def env_install(
             why="it can install an engine",
             fix="engineroom env install sglang",
         )
-    builds = typing.get_args(Build)
-    if build is not None and build not in builds:
-        raise ArgumentError(f"--build {build} is not allowed", why=f"builds: {', '.join(builds)}")
     chosen = choose(words[1], build)
     usual = folder_of(chosen.engine)
     folder = usual if folder is None else folder.absolute()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engineroom import machine
 from engineroom.environments.installed import MARKER, InstalledEnvironment, find, folder_of
-from engineroom.environments.recipes import Build, Recipe, builds_of, recipe
+from engineroom.environments.recipes import Recipe, builds_of, recipe
 from engineroom.errors import EngineStartError
 
 _STAGES = ("Collecting", "Downloading", "Building", "Installing")
@@ -23,8 +23,8 @@ _STAGES = ("Collecting", "Downloading", "Building", "Installing")
 _QUOTED = 12
 
 
-def choose(engine: str, build: Build | None) -> Recipe:
-    """The recipe for this machine: with an NVIDIA GPU the CUDA build, if there is one.
+def choose(engine: str, build: str | None) -> Recipe:
+    """The recipe for this machine, unless ``build`` says otherwise: with an NVIDIA GPU the CUDA build, if there is one.
 
     Raises:
         ArgumentError: there is no such engine or build.

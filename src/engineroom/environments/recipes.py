@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, TypeAlias, get_args
 
 from engineroom.errors import ArgumentError, nearest
 
-Build: TypeAlias = Literal["cpu", "cuda"]
-
 _LISTS = Path(__file__).parent / "requirements"
-_FILES: Mapping[str, Mapping[Build, tuple[str, ...]]] = MappingProxyType(
+_FILES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "sglang": {"cpu": ("sglang-cpu", "sglang-cpu-bare"), "cuda": ("sglang-cuda",)},
         "vllm": {"cpu": ("vllm-cpu", "vllm-cpu-bare"), "cuda": ("vllm-cuda",)},
@@ -33,7 +30,7 @@ class Recipe:
     """
 
     engine: str
-    build: Build
+    build: str
     lists: tuple[Path, ...]
     in_process: bool
 
@@ -42,7 +39,7 @@ class Recipe:
         return hashlib.sha256(b"\0".join(file.read_bytes() for file in self.lists)).hexdigest()[:16]
 
 
-def recipe(engine: str, build: Build) -> Recipe:
+def recipe(engine: str, build: str) -> Recipe:
     """
     Raises:
         ArgumentError: there is none.
@@ -54,15 +51,16 @@ def recipe(engine: str, build: Build) -> Recipe:
             why=f"engines that can have one: {', '.join(_FILES)}",
             fix=f"engineroom env install {guess}" if guess else "name one of them",
         )
-    if build not in _FILES[engine]:
+    files: Mapping[str, tuple[str, ...]] = _FILES[engine]
+    if build not in files:
         raise ArgumentError(
             f"there is no {build} build of the {engine} environment",
-            why=f"builds: {', '.join(_FILES[engine])}",
-            fix=f"engineroom env install {engine} --build {next(iter(_FILES[engine]))}",
+            why=f"builds: {', '.join(files)}",
+            fix=f"engineroom env install {engine} --build {next(iter(files))}",
         )
-    files = tuple(_LISTS / f"{name}.txt" for name in _FILES[engine][build])
-    return Recipe(engine, build, files, engine in _IN_PROCESS)
+    lists = tuple(_LISTS / f"{name}.txt" for name in files[build])
+    return Recipe(engine, build, lists, engine in _IN_PROCESS)
 
 
-def builds_of(engine: str) -> tuple[Build, ...]:
-    return tuple(_FILES.get(engine, dict.fromkeys(get_args(Build), ())))
+def builds_of(engine: str) -> tuple[str, ...]:
+    return tuple(_FILES.get(engine, ()))

@@ -39,7 +39,7 @@ def made(engine: str = "sglang", version: str = "0.5.23") -> Path:
 
 @pytest.mark.parametrize("engine", ["sglang", "vllm", "ktransformers"])
 @pytest.mark.parametrize("build", ["cpu", "cuda"])
-def test_every_list_is_there_and_pins_every_version(engine: str, build: recipes.Build) -> None:
+def test_every_list_is_there_and_pins_every_version(engine: str, build: str) -> None:
     if engine == "ktransformers" and build == "cuda":
         with pytest.raises(ArgumentError, match="--build cpu"):
             recipe(engine, build)

@@ -25,7 +25,6 @@ from engineroom.errors import (
     EngineDeadError,
     EngineStartError,
     MessageError,
-    ParameterError,
     UnsupportedError,
 )
 from engineroom.types import Prompt, SamplingParams
@@ -182,7 +181,7 @@ def test_a_server_that_runs_already_is_used_and_left_running(
     with ChatModel(attached) as model:
         assert model.chat(QUESTION, temperature=0) == sglang.chat(QUESTION, temperature=0)
         assert model.context_length == 2048
-        with pytest.raises(ParameterError, match="sglang_url"):
+        with pytest.raises(UnsupportedError, match="sglang_url"):
             model.chat(QUESTION, repetition_penalty=1.2)
     assert sglang.chat(QUESTION, temperature=0)[0].finish_reason == "stop"
     monkeypatch.setenv("SGLANG_API_KEY", "wrong")

@@ -1,5 +1,6 @@
 """Our arguments as SGLang's server arguments. No server."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,19 @@ import pytest
 
 from engineroom.checkpoint import Checkpoint
 from engineroom.config import parse_arguments
+from engineroom.engines.adapter_folder import AdapterFolder
 from engineroom.engines.sglang import options
+from engineroom.engines.sglang.adapters import check_adapters
 from engineroom.errors import ArgumentError, ModelLoadError
 
 
-def made(gpus: int = 0, adapters: tuple[dict[str, Any], ...] = (), **given: Any) -> dict[str, Any]:
+def adapter(folder: Path, **config: Any) -> AdapterFolder:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, **config}))
+    return AdapterFolder.open(folder)
+
+
+def made(gpus: int = 0, adapters: tuple[AdapterFolder, ...] = (), **given: Any) -> dict[str, Any]:
     arguments = parse_arguments({"infer_backend": "sglang", **given})
     options.check_arguments(arguments)
     checkpoint = Checkpoint.open(arguments)
@@ -46,14 +55,20 @@ def test_a_gpu_gets_nothing_that_is_meant_for_the_cpu() -> None:
     assert not {"attention_backend", "sampling_backend", "max_total_tokens", "enable_lora"} & set(made(1))
 
 
-def test_adapters_get_room() -> None:
-    configs: tuple[dict[str, Any], ...] = ({"r": 4, "target_modules": ["a.q_proj"]}, {"r": 128})
-    told = made(0, configs)
-    assert (told["max_lora_rank"], told["max_loras_per_batch"]) == (128, 3)
-    assert told["lora_backend"] == "torch_native"
-    assert "q_proj" in told["lora_target_modules"]
-    assert made(0, configs, sglang_lora_backend="triton")["lora_backend"] == "triton"
-    assert made(1, configs)["lora_backend"] == "triton"
+def test_adapters_get_room(tmp_path: Path) -> None:
+    adapters = (adapter(tmp_path / "a", target_modules=["x.odd_proj"]), adapter(tmp_path / "b", r=128))
+    names = {"adapter_name_or_path": f"{tmp_path / 'a'},{tmp_path / 'b'}"}
+    told = made(0, adapters, **names)
+    assert (told["max_lora_rank"], told["max_loras_per_batch"], told["lora_backend"]) == (
+        128,
+        8,
+        "torch_native",
+    )
+    assert {"q_proj", "odd_proj"} <= set(told["lora_target_modules"])
+    assert made(0, adapters, **names, sglang_lora_backend="triton")["lora_backend"] == "triton"
+    assert made(1, adapters, **names)["lora_backend"] == "triton"
+    assert made(0, enable_lora=True)["enable_lora"] is True
+    assert "enable_lora" not in made(0)
 
 
 @pytest.mark.parametrize(
@@ -79,16 +94,16 @@ def test_what_sglang_can_not_honour_is_refused_by_name(given: dict[str, Any], sa
 
 
 def test_adapters_that_sglang_does_not_run(tmp_path: Path) -> None:
-    plain = {"peft_type": "LORA", "r": 4}
-    options.check_adapters([tmp_path], [plain], merge=True)
+    checkpoint = Checkpoint.open(parse_arguments({}))
+    plain = adapter(tmp_path / "plain")
+    check_adapters([plain], checkpoint, merge=True)
     with pytest.raises(ArgumentError, match="adapter_merge=false"):
-        options.check_adapters([tmp_path] * 2, [plain] * 2, merge=True)
-    for config in (
-        {**plain, "use_dora": True},
-        {**plain, "modules_to_save": ["score"]},
+        check_adapters([plain, plain], checkpoint, merge=True)
+    kinds: tuple[dict[str, Any], ...] = (
+        {"use_dora": True},
+        {"modules_to_save": ["score"]},
         {"peft_type": "OFT"},
-    ):
+    )
+    for number, config in enumerate(kinds):
         with pytest.raises(ModelLoadError, match="plain LoRA"):
-            options.check_adapters([tmp_path], [config], merge=False)
-    with pytest.raises(ModelLoadError, match="can't be read"):
-        options.read_adapter_config(tmp_path)
+            check_adapters([adapter(tmp_path / str(number), **config)], checkpoint, merge=False)

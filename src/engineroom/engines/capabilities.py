@@ -58,6 +58,8 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 **dict.fromkeys(("num_beams", "length_penalty"), "unsupported"),
                 "chat": "native",
                 "score": "native",
+                **dict.fromkeys(("embed", "load_adapter"), "native"),
+                "sleep": "unsupported",
                 "tools": "emulated",
                 **_MEDIA,
             }

@@ -13,7 +13,7 @@ from engineroom.errors import ArgumentError, nearest
 _LISTS = Path(__file__).parent / "requirements"
 _FILES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "sglang": {"cpu": ("sglang-cpu", "sglang-cpu-bare"), "cuda": ("sglang-cuda",)},
+        "sglang": {"cpu": ("sglang-cpu", "sglang-cpu-bare"), "cuda": ("sglang-cuda", "sglang-cuda-bare")},
         "vllm": {"cpu": ("vllm-cpu", "vllm-cpu-bare"), "cuda": ("vllm-cuda",)},
         "ktransformers": {"cpu": ("ktransformers", "ktransformers-bare")},
     }

@@ -6,27 +6,32 @@ import asyncio
 import os
 import tempfile
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import httpx
 
 from engineroom import machine
 from engineroom.checkpoint import Checkpoint, CheckpointKind
 from engineroom.config import Arguments
+from engineroom.engines.adapter_folder import AdapterFolder, adapter_names, open_adapters
 from engineroom.engines.base import BaseEngine, Health, HealthState, Progress
 from engineroom.engines.capabilities import CAPABILITIES
 from engineroom.engines.grammar.compiler import FormatCompiler
+from engineroom.engines.plain import causal_alone
+from engineroom.engines.pooling import Pooling
 from engineroom.engines.process.aside import aside
 from engineroom.engines.process.log import EngineLog
 from engineroom.engines.sglang import options
+from engineroom.engines.sglang.adapters import check_adapter, check_adapters
 from engineroom.engines.sglang.chunks import ChunkReader
 from engineroom.engines.sglang.client import Client, Refused
 from engineroom.engines.sglang.interpreter import find_interpreter
 from engineroom.engines.sglang.sampling import check, check_foreign, generate_request, to_sglang
-from engineroom.engines.sglang.scores import Scorer
+from engineroom.engines.sglang.scores import Scorer, pooled_state
 from engineroom.engines.sglang.server import Server
 from engineroom.errors import (
     EngineClosedError,
@@ -37,9 +42,10 @@ from engineroom.errors import (
     GenerationError,
     MessageError,
     ModelLoadError,
-    ParameterError,
 )
 from engineroom.types import Chunk, Prompt, SamplingParams, Support
+
+T = TypeVar("T")
 
 START_LIMIT = 600.0
 """Seconds in which the server has to be ready; large models are read for minutes."""
@@ -64,7 +70,6 @@ class SglangEngine(BaseEngine):
     def __init__(
         self, arguments: Arguments, checkpoint: Checkpoint, *, start_limit: float = START_LIMIT
     ) -> None:
-        from engineroom.engines.huggingface.adapters import adapter_names, find_adapters
         from engineroom.engines.huggingface.loader import Loader
 
         options.check_arguments(arguments)
@@ -80,12 +85,12 @@ class SglangEngine(BaseEngine):
         self._kind: CheckpointKind = loader.kind
         self._value_head_file = loader.value_head_file if loader.kind == "value_head" else None
         self.can_generate = self._kind == "causal"
-        folders = find_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
-        self._adapter_configs = [options.read_adapter_config(folder) for folder in folders]
-        options.check_adapters(folders, self._adapter_configs, merge=arguments.adapter_merge)
-        self.adapters: Mapping[str, Path] = {
-            name: folder.resolve() for name, folder in zip(adapter_names(folders), folders, strict=True)
-        }
+        self.can_embed = self._kind == "embedding"
+        self.pooling = Pooling.of(checkpoint) if self.can_embed else Pooling()
+        self._folders = open_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
+        check_adapters(self._folders, checkpoint, merge=arguments.adapter_merge)
+        self.lacks = _lacks(arguments)
+        self.capabilities = {**self.capabilities, **dict.fromkeys(self.lacks, "unsupported")}
         self._always: str | None = None
         self._server: Server | None = None
         self._client: Client | None = None
@@ -116,11 +121,15 @@ class SglangEngine(BaseEngine):
                 await self._attach(progress)
             else:
                 await self._launch(progress)
-            if not self.can_generate:
+            if not self.can_generate and not self.can_embed:
                 self._scorer = Scorer.of(self.checkpoint, self._value_head_file)
-            for name, folder in self.adapters.items():
+            for name, folder in zip(adapter_names(self._folders), self._folders, strict=True):
                 progress("adding adapters", None)
                 await self._load(name, folder)
+                if self._arguments.adapter_merge:
+                    self._always = name
+                else:
+                    self.adapters = {**self.adapters, name: folder.path}
         except BaseException as error:
             self._state = "dead"
             await self._stop()
@@ -133,26 +142,28 @@ class SglangEngine(BaseEngine):
                     fix=f"its log is {self.log.path}",
                 ) from error
             raise
-        if self._arguments.adapter_merge:
-            self._always, self.adapters = next(iter(self.adapters), None), {}
         self._state = "ready"
         progress("ready", 1.0)
 
     async def _launch(self, progress: Progress) -> None:
         assert self.checkpoint is not None
         assert self._python is not None
-        self.checkpoint.check_weights()
-        made = options.server_options(
-            self._arguments, self.checkpoint, self._kind, self._adapter_configs, gpus=self._gpus
-        )
-        if self.checkpoint.value_head_file is not None:  # SGLang reads every *.safetensors
-            from engineroom.engines.vllm.reward import without_head
+        from engineroom.engines.huggingface.completeness import check_complete
 
+        self.checkpoint.check_weights()
+        await asyncio.to_thread(check_complete, self.checkpoint, self._kind)  # SGLang does not look
+        made = options.server_options(
+            self._arguments, self.checkpoint, self._kind, self._folders, gpus=self._gpus
+        )
+        pooled = self._kind in ("value_head", "embedding")
+        if pooled or self.checkpoint.value_head_file is not None:  # SGLang reads every *.safetensors
             self._plain = tempfile.TemporaryDirectory(prefix="engineroom-sglang-")
-            made["model_path"] = str(without_head(self.checkpoint, Path(self._plain.name)))
+            made["model_path"] = str(causal_alone(self.checkpoint, Path(self._plain.name)))
+        if self.pooling.kind != "last":  # these need every token's hidden state, of one forward pass
+            made |= {"disable_radix_cache": True, "chunked_prefill_size": -1}
         settings = {
             "device": made["device"],
-            "pooling": "last" if self._kind == "value_head" else None,
+            "pooling": self.pooling.kind if pooled else None,
             "zero_score_bias": self._kind == "sequence_classification"
             and not any(tensor.name == "score.bias" for tensor in self.checkpoint.tensors),
         }
@@ -181,8 +192,8 @@ class SglangEngine(BaseEngine):
             ) from error
         if not self.can_generate or not model["is_generation"]:
             raise EngineStartError(
-                "sglang_url can't score",
-                why="only a server that engineroom starts gives scores as the checkpoint's own head does",
+                "sglang_url can neither score nor embed",
+                why="only a server that engineroom starts gives what the checkpoint's own head is for",
                 fix="leave sglang_url out",
             )
         architecture = self.checkpoint.architecture
@@ -197,17 +208,18 @@ class SglangEngine(BaseEngine):
         longest = int(told["max_req_input_len"])
         self.context_length = min(longest, self.checkpoint.context_length or longest)
 
-    async def _load(self, name: str, folder: Path) -> None:
+    async def _load(self, name: str, folder: AdapterFolder) -> None:
         client = self._ready()
         try:
-            answer = await client.post("/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+            await client.post(
+                "/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.path.absolute())}
+            )
         except Refused as error:
             raise ModelLoadError(
-                f"the adapter {str(folder)!r} does not fit this model",
+                f"the adapter {str(folder.path)!r} does not fit this model",
                 why=str(error),
                 fix="name the base model that it was trained on, and check adapter_config.json",
             ) from error
-        assert answer["success"]
 
     async def close(self) -> None:
         if self._state == "closed":
@@ -232,7 +244,6 @@ class SglangEngine(BaseEngine):
 
     async def prepare(self, params: SamplingParams) -> None:
         await self._sampling(params)
-        self._adapter(params.adapter)
 
     async def _sampling(self, params: SamplingParams) -> dict[str, Any]:
         """
@@ -254,20 +265,8 @@ class SglangEngine(BaseEngine):
         form = await self._formats.compile(params.response_format)
         return to_sglang(params, ends, form.text, self._formats.special_ids)
 
-    def _adapter(self, name: str | None) -> str | None:
-        if name is None:
-            return self._always
-        if name not in self.adapters:
-            raise ParameterError(
-                f"there is no adapter {name!r}",
-                why=f"adapters kept apart: {', '.join(self.adapters) or 'none'}",
-                fix="load it with adapter_name_or_path=… adapter_merge=false",
-                parameter="adapter",
-            )
-        return name
-
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Chunk, None]:
-        sampling, adapter = await self._sampling(params), self._adapter(params.adapter)
+        sampling, adapter = await self._sampling(params), params.adapter or self._always
         client = self._ready()
         self._check_ids(prompt)
         rid = (
@@ -298,6 +297,18 @@ class SglangEngine(BaseEngine):
     async def score(self, prompts: Sequence[Prompt]) -> list[float]:
         client, scorer = self._ready(), self._scorer
         assert scorer is not None
+        return await self._each(prompts, partial(scorer.score, client))
+
+    async def embed(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
+        vectors = await self._each(prompts, partial(pooled_state, self._ready()))
+        return [tuple(vector) for vector in vectors]
+
+    async def _each(
+        self,
+        prompts: Sequence[Prompt],
+        ask: Callable[[Sequence[int], str, str | None], Coroutine[Any, Any, T]],
+    ) -> list[T]:
+        """Each prompt's value, all asked for at once. A reward head belongs to the last adapter."""
         for prompt in prompts:
             self._check_ids(prompt)
         adapter = self._always or next(reversed(list(self.adapters)), None)
@@ -305,14 +316,32 @@ class SglangEngine(BaseEngine):
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(scorer.score(client, prompt.token_ids, uuid.uuid4().hex, adapter))
-                    for prompt in prompts
+                    group.create_task(ask(prompt.token_ids, uuid.uuid4().hex, adapter)) for prompt in prompts
                 ]
         except ExceptionGroup as errors:
             await self._fail(errors.exceptions[0])
         finally:
             self._running -= 1
         return [task.result() for task in tasks]
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        assert self.checkpoint is not None
+        folder = AdapterFolder.open(path)
+        check_adapter(folder, self.checkpoint)
+        folder.check_headless()
+        try:
+            await self._load(name, folder)
+        except Exception as error:
+            await self._fail(error)
+        self.adapters = {**self.adapters, name: folder.path}
+
+    async def unload_adapter(self, name: str) -> None:
+        client = self._ready()
+        self.adapters = {other: path for other, path in self.adapters.items() if other != name}
+        try:
+            await client.post("/unload_lora_adapter", {"lora_name": name})
+        except Exception as error:
+            await self._fail(error)
 
     def _check_ids(self, prompt: Prompt) -> None:
         """One id without an embedding ends SGLang's scheduler, and every request in it."""
@@ -370,16 +399,31 @@ class SglangEngine(BaseEngine):
         if self._foreign:
             return EngineDeadError(
                 f"the SGLang server at {self._arguments.sglang_url} does not answer any more",
-                fix="start it again, and make a new ChatModel",
+                fix="start it again, then model.restart()",
             )
         return EngineDeadError(
             "SGLang's server died",
             why=self._obituary(),
-            fix=f"make a new ChatModel; SGLang's log is {self.log.path}",
+            fix=f"model.restart(), or make a new ChatModel; SGLang's log is {self.log.path}",
         )
 
     def _obituary(self) -> str:
         return self._server.obituary() if self._server else ""
+
+
+def _lacks(arguments: Arguments) -> dict[str, str]:
+    """What SGLang could do, and this server can't: it has to be started for it."""
+    if arguments.sglang_url is not None:
+        hooked = "only a server that engineroom starts does it as the contract says; leave sglang_url out"
+        return dict.fromkeys(("repetition_penalty", "score", "embed"), hooked)
+    if arguments.adapter_merge and arguments.adapter_name_or_path:
+        return {
+            "load_adapter": "the adapter of the start is applied to every request, and SGLang applies one to each; "
+            "start with adapter_merge=false"
+        }
+    if not options.has_lora(arguments):
+        return {"load_adapter": "SGLang makes room for adapters at the start: add enable_lora=true"}
+    return {}
 
 
 async def _abort(client: Client, rid: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from engineroom.checkpoint import Checkpoint, CheckpointKind
 from engineroom.config import Arguments
 from engineroom.engines import sizes
+from engineroom.engines.adapter_folder import AdapterFolder
 from engineroom.errors import ArgumentError
 
 MAX_REQUESTS = 256
@@ -21,6 +21,7 @@ SPARE_CONTEXT = 16
 
 _CPU_CACHE_LIMIT = 4 << 30
 _LEAST_RANK = 64
+_LEAST_ROOM = 8
 _LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 RESERVED: Mapping[str, str] = MappingProxyType(
@@ -36,7 +37,7 @@ RESERVED: Mapping[str, str] = MappingProxyType(
         "mem_fraction_static": "sglang_mem_fraction",
         "tp_size": "sglang_tp_size",
         "lora_backend": "sglang_lora_backend",
-        "enable_lora": "adapter_name_or_path",
+        "enable_lora": "enable_lora",
         "lora_paths": "adapter_name_or_path",
         "host": "",
         "port": "",
@@ -132,14 +133,14 @@ def server_options(
     arguments: Arguments,
     checkpoint: Checkpoint,
     kind: CheckpointKind,
-    adapter_configs: Sequence[Mapping[str, Any]],
+    adapters: Sequence[AdapterFolder],
     *,
     gpus: int,
 ) -> dict[str, Any]:
     """Fields of SGLang's ``ServerArgs``, less host, port and key.
 
     Args:
-        adapter_configs: ``adapter_config.json`` of each LoRA adapter.
+        adapters: those of the start.
         gpus: how many there are; with none, or ``device=cpu``, it runs on the CPU.
     """
     cpu = runs_on_cpu(arguments, gpus)
@@ -168,8 +169,8 @@ def server_options(
         if arguments.device and ":" in arguments.device:
             options["base_gpu_id"] = int(arguments.device.partition(":")[2])
             options["tp_size"] = max(arguments.sglang_tp_size, 1)
-    if adapter_configs:
-        options |= _lora_options(arguments, adapter_configs, cpu=cpu)
+    if has_lora(arguments):
+        options |= _lora_options(arguments, adapters, cpu=cpu)
     return {**options, **(arguments.sglang_config or {})}
 
 
@@ -194,58 +195,22 @@ def _cpu_options(arguments: Arguments, checkpoint: Checkpoint, options: Mapping[
     return {**cpu, "max_total_tokens": min(tokens, max(fitting, 2 * options["context_length"]))}
 
 
-def _lora_options(arguments: Arguments, configs: Sequence[Mapping[str, Any]], *, cpu: bool) -> dict[str, Any]:
-    ranks = [config.get("r") for config in configs]
+def has_lora(arguments: Arguments) -> bool:
+    return arguments.enable_lora or bool(arguments.adapter_name_or_path)
+
+
+def _lora_options(arguments: Arguments, adapters: Sequence[AdapterFolder], *, cpu: bool) -> dict[str, Any]:
+    """Room for adapters that are loaded later, too: any number, of the usual modules and ranks."""
     named: set[str] = set()
-    for config in configs:
-        modules: object = config.get("target_modules")
+    for adapter in adapters:
+        modules: object = adapter.config.get("target_modules")
         if isinstance(modules, list):
-            named |= {str(module).rpartition(".")[2] for module in modules}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            named |= {str(module).rpartition(".")[2] for module in cast("list[object]", modules)}
     default = cpu and "sglang_lora_backend" not in arguments.model_fields_set
     return {
         "enable_lora": True,
-        "max_lora_rank": max([_LEAST_RANK, *(rank for rank in ranks if isinstance(rank, int))]),
-        "max_loras_per_batch": len(configs) + 1,  # no adapter takes a place, too
+        "max_lora_rank": max([_LEAST_RANK, *(adapter.rank for adapter in adapters)]),
+        "max_loras_per_batch": max(len(adapters) + 1, _LEAST_ROOM),  # no adapter takes a place, too
         "lora_target_modules": sorted({*_LINEARS, *named}),
         "lora_backend": "torch_native" if default else arguments.sglang_lora_backend,
     }
-
-
-def read_adapter_config(folder: Path) -> Mapping[str, Any]:
-    import json
-
-    from engineroom.errors import ModelLoadError
-
-    try:
-        return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(
-            f"{str(folder / 'adapter_config.json')!r} can't be read",
-            why=str(error),
-            fix="download or save the adapter again",
-        ) from error
-
-
-def check_adapters(folders: Sequence[Path], configs: Sequence[Mapping[str, Any]], *, merge: bool) -> None:
-    """What SGLang can't do with these adapters, told before it starts.
-
-    Raises:
-        ArgumentError: several are to be merged.
-        ModelLoadError: an adapter is of a kind that SGLang does not run.
-    """
-    from engineroom.errors import ModelLoadError
-
-    if merge and len(folders) > 1:
-        raise ArgumentError(
-            "the sglang engine does not merge several adapters",
-            why="SGLang applies one adapter to a request",
-            fix="adapter_merge=false to choose per request, or infer_backend=huggingface",
-            argument="adapter_name_or_path",
-        )
-    for folder, config in zip(folders, configs, strict=True):
-        if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("modules_to_save"):
-            raise ModelLoadError(
-                f"the adapter {str(folder)!r} is not of a kind that SGLang runs",
-                why="SGLang runs plain LoRA: no DoRA, no OFT, no modules_to_save",
-                fix="use infer_backend=huggingface",
-            )

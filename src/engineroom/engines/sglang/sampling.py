@@ -83,22 +83,14 @@ def check_foreign(params: SamplingParams) -> None:
         "response_format": params.response_format is not None,
         "temperature": params.temperature not in (0, 1),
     }
-    if params.repetition_penalty != 1:
-        raise _foreign("repetition_penalty", "plain SGLang leaves the prompt out of it")
     name = next((name for name, given in shaped.items() if given), None)
     if params.logprobs is not None and name is not None:
-        raise _foreign(
-            "logprobs", f"with {name}, plain SGLang gives them of the changed logits, not the model's own"
+        raise ParameterError(
+            f"logprobs can't be combined with {name} with sglang_url",
+            why="plain SGLang gives them of the logits that this changes, not the model's own",
+            fix="leave sglang_url out, so that engineroom starts the server",
+            parameter="logprobs",
         )
-
-
-def _foreign(parameter: str, why: str) -> ParameterError:
-    return ParameterError(
-        f"{parameter} is not supported as asked with sglang_url",
-        why=why,
-        fix="leave sglang_url out, so that engineroom starts the server",
-        parameter=parameter,
-    )
 
 
 def generate_request(

@@ -53,7 +53,7 @@ class Scorer:
         Raises:
             GenerationError: the score is not a number.
         """
-        values = await pooled(client, token_ids, rid, adapter)
+        values = await pooled_state(client, token_ids, rid, adapter)
         if self.head is None:
             value = values[0]
         else:
@@ -69,7 +69,9 @@ class Scorer:
         return value
 
 
-async def pooled(client: Client, token_ids: Sequence[int], rid: str, adapter: str | None) -> list[float]:
+async def pooled_state(
+    client: Client, token_ids: Sequence[int], rid: str, adapter: str | None
+) -> list[float]:
     """[labels] of a classifier, else [width]. ``/classify`` and ``/encode`` are one and the same in SGLang."""
     body = {"rid": rid, "input_ids": list(token_ids)}
     answer = await client.post("/encode", body if adapter is None else {**body, "lora_path": adapter})

@@ -18,6 +18,7 @@ from engineroom.engines.adapter_folder import AdapterFolder, adapter_names, open
 from engineroom.engines.base import BaseEngine, Health, HealthState, Progress
 from engineroom.engines.capabilities import CAPABILITIES
 from engineroom.engines.grammar.compiler import FormatCompiler
+from engineroom.engines.plain import causal_alone
 from engineroom.engines.pooling import Pooling
 from engineroom.engines.process.aside import aside
 from engineroom.engines.vllm import library
@@ -33,7 +34,6 @@ from engineroom.engines.vllm.options import (
     head_size,
     max_sequences,
 )
-from engineroom.engines.vllm.plain import causal_alone
 from engineroom.engines.vllm.pooled import pooled
 from engineroom.engines.vllm.reward import Reward
 from engineroom.engines.vllm.sampling import check_temperature, to_vllm

@@ -81,7 +81,8 @@ class Arguments(BaseModel):
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
     use_fast_tokenizer: bool = Field(True, description="Use the Rust tokenizer where the model has one.")
     enable_lora: bool = Field(
-        False, description="vLLM: reserve room for adapters loaded while it runs; other engines need none."
+        False,
+        description="vLLM, SGLang: make room for adapters loaded while it runs; other engines need none.",
     )
     stage: Literal["sft", "rm", "embed"] | None = Field(
         None,

@@ -7,7 +7,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -64,7 +64,7 @@ def children() -> set[int]:
     return {child.pid for child in psutil.Process().children()}
 
 
-def until(condition: Any, within: float) -> float:
+def until(condition: Callable[[], bool], within: float) -> float:
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < within, f"not within {within} s"
@@ -205,11 +205,8 @@ def kill_scheduler(model: ChatModel) -> None:
     scheduler.kill()
 
 
-@pytest.mark.parametrize("kill", [kill_server, kill_scheduler])
-def test_killed_in_mid_answer_everybody_is_told_within_two_seconds(
-    settings: dict[str, Any], kill: Any
-) -> None:
-    model = ChatModel(settings)
+def kill_in_mid_answer(model: ChatModel, kill: Callable[[ChatModel], None]) -> None:
+    """Everybody is told within two seconds, and nothing of the server is left."""
     started = threading.Barrier(5)
 
     def answer(number: int) -> tuple[float, BaseException | None]:
@@ -232,11 +229,24 @@ def test_killed_in_mid_answer_everybody_is_told_within_two_seconds(
             assert error is not None
             assert told - killed < 2
     assert model.health().state == "dead"
-    with pytest.raises(EngineDeadError):
+    with pytest.raises(EngineDeadError, match=r"model\.restart\(\)"):
         model.chat(QUESTION)
     until(lambda: not group(server_pid(model)), within=5)
-    model.close()
-    assert model.health().state == "closed"
+
+
+def test_a_server_that_was_killed_is_started_again_by_one_call(settings: dict[str, Any]) -> None:
+    with ChatModel(settings) as model:
+        before = model.chat(QUESTION, temperature=0)
+        kill_in_mid_answer(model, kill_server)
+        model.restart()
+        assert model.chat(QUESTION, temperature=0) == before
+        leader = server_pid(model)
+    assert group(leader) == []
+
+
+def test_a_scheduler_that_dies_takes_its_server_along(settings: dict[str, Any]) -> None:
+    with ChatModel(settings) as model:
+        kill_in_mid_answer(model, kill_scheduler)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)

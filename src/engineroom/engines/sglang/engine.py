@@ -6,11 +6,10 @@ import asyncio
 import os
 import tempfile
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import httpx
 
@@ -25,13 +24,14 @@ from engineroom.engines.plain import causal_alone
 from engineroom.engines.pooling import Pooling
 from engineroom.engines.process.aside import aside
 from engineroom.engines.process.log import EngineLog
+from engineroom.engines.reward import Reward
 from engineroom.engines.sglang import options
 from engineroom.engines.sglang.adapters import check_adapter, check_adapters
 from engineroom.engines.sglang.chunks import ChunkReader
 from engineroom.engines.sglang.client import Client, Refused
 from engineroom.engines.sglang.interpreter import find_interpreter
+from engineroom.engines.sglang.pooled import pooled
 from engineroom.engines.sglang.sampling import check, check_foreign, generate_request, to_sglang
-from engineroom.engines.sglang.scores import Scorer, pooled_state
 from engineroom.engines.sglang.server import Server
 from engineroom.errors import (
     EngineClosedError,
@@ -44,8 +44,6 @@ from engineroom.errors import (
     ModelLoadError,
 )
 from engineroom.types import Chunk, Prompt, SamplingParams, Support
-
-T = TypeVar("T")
 
 START_LIMIT = 600.0
 """Seconds in which the server has to be ready; large models are read for minutes."""
@@ -94,7 +92,7 @@ class SglangEngine(BaseEngine):
         self._always: str | None = None
         self._server: Server | None = None
         self._client: Client | None = None
-        self._scorer: Scorer | None = None
+        self._reward: Reward | None = None
         self._plain: tempfile.TemporaryDirectory[str] | None = None
         self._cumulative = False
         self._state: HealthState = "starting"
@@ -122,7 +120,8 @@ class SglangEngine(BaseEngine):
             else:
                 await self._launch(progress)
             if not self.can_generate and not self.can_embed:
-                self._scorer = Scorer.of(self.checkpoint, self._value_head_file)
+                width = self.checkpoint.text_config["hidden_size"]
+                self._reward = Reward.of(self.checkpoint, self._value_head_file, width)
             for name, folder in zip(adapter_names(self._folders), self._folders, strict=True):
                 progress("adding adapters", None)
                 await self._load(name, folder)
@@ -155,15 +154,15 @@ class SglangEngine(BaseEngine):
         made = options.server_options(
             self._arguments, self.checkpoint, self._kind, self._folders, gpus=self._gpus
         )
-        pooled = self._kind in ("value_head", "embedding")
-        if pooled or self.checkpoint.value_head_file is not None:  # SGLang reads every *.safetensors
+        is_pooled = self._kind in ("value_head", "embedding")
+        if is_pooled or self.checkpoint.value_head_file is not None:  # SGLang reads every *.safetensors
             self._plain = tempfile.TemporaryDirectory(prefix="engineroom-sglang-")
             made["model_path"] = str(causal_alone(self.checkpoint, Path(self._plain.name)))
         if self.pooling.kind != "last":  # these need every token's hidden state, of one forward pass
             made |= {"disable_radix_cache": True, "chunked_prefill_size": -1}
         settings = {
             "device": made["device"],
-            "pooling": self.pooling.kind if pooled else None,
+            "pooling": self.pooling.kind if is_pooled else None,
             "zero_score_bias": self._kind == "sequence_classification"
             and not any(tensor.name == "score.bias" for tensor in self.checkpoint.tensors),
         }
@@ -295,20 +294,17 @@ class SglangEngine(BaseEngine):
                 self._running -= 1
 
     async def score(self, prompts: Sequence[Prompt]) -> list[float]:
-        client, scorer = self._ready(), self._scorer
-        assert scorer is not None
-        return await self._each(prompts, partial(scorer.score, client))
+        import torch
+
+        assert self._reward is not None
+        return [self._reward.score(torch.tensor(values)) for values in await self._pooled(prompts)]
 
     async def embed(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
-        vectors = await self._each(prompts, partial(pooled_state, self._ready()))
-        return [tuple(vector) for vector in vectors]
+        return [tuple(values) for values in await self._pooled(prompts)]
 
-    async def _each(
-        self,
-        prompts: Sequence[Prompt],
-        ask: Callable[[Sequence[int], str, str | None], Coroutine[Any, Any, T]],
-    ) -> list[T]:
-        """Each prompt's value, all asked for at once. A reward head belongs to the last adapter."""
+    async def _pooled(self, prompts: Sequence[Prompt]) -> list[list[float]]:
+        """[prompts, labels or width], all asked for at once. A reward head belongs to the last adapter."""
+        client = self._ready()
         for prompt in prompts:
             self._check_ids(prompt)
         adapter = self._always or next(reversed(list(self.adapters)), None)
@@ -316,7 +312,8 @@ class SglangEngine(BaseEngine):
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(ask(prompt.token_ids, uuid.uuid4().hex, adapter)) for prompt in prompts
+                    group.create_task(pooled(client, prompt.token_ids, uuid.uuid4().hex, adapter))
+                    for prompt in prompts
                 ]
         except ExceptionGroup as errors:
             await self._fail(errors.exceptions[0])

@@ -21,6 +21,7 @@ from engineroom.engines.grammar.compiler import FormatCompiler
 from engineroom.engines.plain import causal_alone
 from engineroom.engines.pooling import Pooling
 from engineroom.engines.process.aside import aside
+from engineroom.engines.reward import Reward
 from engineroom.engines.vllm import library
 from engineroom.engines.vllm.adapters import Adapters, check_adapter, check_adapters
 from engineroom.engines.vllm.chunks import to_chunk
@@ -35,7 +36,6 @@ from engineroom.engines.vllm.options import (
     max_sequences,
 )
 from engineroom.engines.vllm.pooled import pooled
-from engineroom.engines.vllm.reward import Reward
 from engineroom.engines.vllm.sampling import check_temperature, to_vllm
 from engineroom.errors import (
     ArgumentError,
@@ -296,16 +296,16 @@ class VllmEngine(BaseEngine):
         self._running += 1
         try:
             async with asyncio.TaskGroup() as group:
-                adapter = self._adapters.last()
+                adapter, task = self._adapters.last(), "embed" if reward.head else "classify"
                 tasks = [
-                    group.create_task(reward.score(engine, prompt.token_ids, self._new_id(), adapter))
+                    group.create_task(pooled(engine, prompt.token_ids, self._new_id(), task, adapter))
                     for prompt in prompts
                 ]
         except ExceptionGroup as errors:
             self._fail(errors.exceptions[0])
         finally:
             self._running -= 1
-        return [task.result() for task in tasks]
+        return [reward.score(task.result()) for task in tasks]
 
     async def embed(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
         engine, adapter = self._ready(), self._adapters.last()

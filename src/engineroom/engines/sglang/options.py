@@ -157,6 +157,8 @@ def server_options(
         "skip_tokenizer_init": kind != "causal",
         "incremental_streaming_output": True,
         "skip_server_warmup": True,
+        # With it, penalties would learn of each token one step late: SGLang takes the last one from what the CPU has seen.
+        "disable_overlap_schedule": True,
         "device": "cpu" if cpu else "cuda",
         "tp_size": (gpus if arguments.sglang_tp_size < 1 else arguments.sglang_tp_size) if not cpu else 1,
     }

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.process
 import os
 import runpy
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,22 @@ def follow_parent() -> None:
     os._exit(1)
 
 
+def follow_children() -> None:
+    """Ends the server when one of its processes has failed. SGLang looks for that itself, every few seconds."""
+    seen: set[multiprocessing.process.BaseProcess] = set()
+    while not any(child.exitcode for child in seen):
+        seen |= set(multiprocessing.active_children())
+        living = [child.sentinel for child in seen if child.exitcode is None]
+        if living:
+            multiprocessing.connection.wait(living, timeout=0.5)
+        else:
+            time.sleep(0.5)
+    print("engineroom: a process of SGLang's server has failed", flush=True)
+    for child in seen:
+        child.kill()
+    os._exit(1)
+
+
 def read_request() -> dict[str, Any]:
     """The first line of standard input, and not a byte more."""
     line = bytearray()
@@ -59,7 +79,8 @@ def read_request() -> dict[str, Any]:
 def main() -> None:
     request = read_request()
     os.environ[SETTINGS] = json.dumps(request["settings"])
-    threading.Thread(target=follow_parent, name="follow-parent", daemon=True).start()
+    for follow in (follow_parent, follow_children):
+        threading.Thread(target=follow, name=follow.__name__, daemon=True).start()
     prepare()
     server_args: Any = importlib.import_module("sglang.srt.server_args")
     options: dict[str, Any] = request["options"]

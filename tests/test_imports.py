@@ -30,7 +30,9 @@ ALLOWED = {
     "checkpoint": {"types", "errors", "config", "demo"},
     "render": BASE | {"render"},
     "parse": BASE | {"parse"},
-    "engines": BASE | {"engines", "machine"},
+    "engines": BASE | {"engines", "environments", "machine"},
+    "home": set(),
+    "environments": {"environments", "errors", "home", "machine"},
     "bridge": {"errors"},
     "admission": {"errors"},
     "deadline": {"errors", "types"},
@@ -49,7 +51,10 @@ ALLOWED = {
     "benchmark": FACADE | {"benchmark", "client"},
     "testing": FACADE | {"testing", "preview"},
     "cli": FACADE
-    | {"cli", "client", "comparison", "benchmark", "preview", "environment", "machine", "doctor", "__init__"},
+    | {
+        *("cli", "client", "comparison", "benchmark", "preview", "environment", "environments", "home"),
+        *("machine", "doctor", "__init__"),
+    },
     "__main__": {"cli"},
     "__init__": FACADE,
 }

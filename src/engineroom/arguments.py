@@ -81,7 +81,8 @@ class Arguments(BaseModel):
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
     use_fast_tokenizer: bool = Field(True, description="Use the Rust tokenizer where the model has one.")
     enable_lora: bool = Field(
-        False, description="vLLM: reserve room for adapters loaded while it runs; other engines need none."
+        False,
+        description="vLLM, SGLang: make room for adapters loaded while it runs; other engines need none.",
     )
     stage: Literal["sft", "rm", "embed"] | None = Field(
         None,
@@ -164,8 +165,18 @@ class Arguments(BaseModel):
     sglang_maxlen: int = Field(4096, ge=1, description="SGLang: context length.")
     sglang_mem_fraction: float = Field(0.7, gt=0, le=1, description="SGLang: share of memory to use.")
     sglang_tp_size: int = Field(-1, ge=-1, description="SGLang: tensor parallel size; -1 takes all devices.")
+    sglang_python: str | None = Field(
+        None,
+        min_length=1,
+        description="SGLang: its Python; None takes the one of `engineroom env install sglang`, or this one.",
+    )
+    sglang_url: str | None = Field(
+        None, min_length=1, description="SGLang: a server that runs already, instead of starting one."
+    )
     sglang_config: Options = Field(None, description="SGLang: further server arguments, an object.")
-    sglang_lora_backend: str = Field("triton", description="SGLang: kernels for LoRA.")
+    sglang_lora_backend: str = Field(
+        "triton", description="SGLang: kernels for LoRA; torch_native on a CPU unless given."
+    )
     kt_method: str | None = Field(None, description="KTransformers: how expert weights are kept.")
     kt_weight_path: str | None = Field(None, description="KTransformers: folder of converted expert weights.")
 

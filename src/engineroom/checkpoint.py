@@ -171,6 +171,20 @@ class Checkpoint:
         files = [f for f in self.weight_files if f.suffix == ".safetensors"]
         return tuple(tensor for file in files for tensor in read_header(file))
 
+    def check_weights(self) -> None:
+        """Reads the headers of all files, without the weights themselves.
+
+        Raises:
+            ModelLoadError: a file is missing or corrupt.
+        """
+        _ = self.tensors
+        if not self.weight_files:
+            raise ModelLoadError(
+                f"{self.name} has no weights",
+                why="there is no *.safetensors and no pytorch_model*.bin file",
+                fix="download or save the model again",
+            )
+
     @property
     def parameters(self) -> int | None:
         return sum(t.parameters for t in self.tensors) if self.tensors else None

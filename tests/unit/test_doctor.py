@@ -278,7 +278,7 @@ def test_a_hub_repository_whose_weights_are_not_here(tmp_path: Path, folder: Pat
         ({"stage": "rm"}, "no reward head"),
         ({"quantization_bit": 4}, "needs an NVIDIA GPU"),
         ({"device": "cuda"}, "is not here"),
-        ({"infer_backend": "sglang"}, "the sglang engine can't take it"),
+        ({"infer_backend": "ktransformers"}, "the ktransformers engine can't take it"),
         ({"template": "nowhere.jinja"}, "was not found"),
     ],
 )

@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from engineroom.engines.process.log import first_exception, log_variable
 from engineroom.engines.vllm.child import EngineProcess
-from engineroom.engines.vllm.log import LOG_VARIABLE, STREAM, STREAM_NAME, EngineLog, first_exception
+from engineroom.engines.vllm.log import ECHOES, STREAM, STREAM_NAME, vllm_log
 
 
 def speak(words: str) -> None:
@@ -89,14 +90,14 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     ],
 )
 def test_the_first_exception_of_its_own_is_found(log: str, says: str) -> None:
-    assert first_exception(log.splitlines()) == says
+    assert first_exception(log.splitlines(), ECHOES) == says
 
 
 def test_without_an_exception_the_last_line_is_quoted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(LOG_VARIABLE, str(tmp_path / "logs" / "vllm.log"))
-    log = EngineLog()
+    monkeypatch.setenv(log_variable("vllm"), str(tmp_path / "logs" / "vllm.log"))
+    log = vllm_log()
     assert log.last_words() == ""
     log.write("first\nlast\n\n")
     assert log.last_words() == "last"
@@ -106,9 +107,9 @@ def test_without_an_exception_the_last_line_is_quoted(
 
 def test_a_log_that_nobody_named_is_private_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    EngineLog().discard()
+    vllm_log().discard()
     assert list(tmp_path.iterdir()) == []  # that engine never started
-    log = EngineLog()
+    log = vllm_log()
     assert log.path.stat().st_mode & 0o077 == 0
     log.discard()
     log.discard()
@@ -118,8 +119,8 @@ def test_a_log_that_nobody_named_is_private_and_goes(tmp_path: Path, monkeypatch
 def test_vllms_loggers_write_where_the_stream_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import logging.config
 
-    monkeypatch.setenv(LOG_VARIABLE, str(tmp_path / "log"))
-    monkeypatch.setattr(STREAM, "log", EngineLog())
+    monkeypatch.setenv(log_variable("vllm"), str(tmp_path / "log"))
+    monkeypatch.setattr(STREAM, "log", vllm_log())
     handler = {"class": "logging.StreamHandler", "stream": STREAM_NAME}
     logging.config.dictConfig(
         {

@@ -10,10 +10,10 @@ import pytest
 from engineroom.checkpoint import Checkpoint
 from engineroom.config import parse_arguments
 from engineroom.engines.adapter_folder import AdapterFolder
+from engineroom.engines.plain import causal_alone
 from engineroom.engines.vllm import VllmEngine, library, options
 from engineroom.engines.vllm.adapters import Adapters, check_adapters
 from engineroom.engines.vllm.options import Platform
-from engineroom.engines.vllm.plain import causal_alone
 from engineroom.errors import ArgumentError, EngineStartError, ModelLoadError
 
 FIELDS = (

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engineroom.cli.command import JsonFlag, refuse_settings, settings_of
 from engineroom.cli.console import BOLD, DIM, GREEN, YELLOW, columns, paint, print_json, quantity, size
+from engineroom.cli.env_install import env_install
+from engineroom.errors import ArgumentError
 
 if TYPE_CHECKING:
     from engineroom.environment import EngineFacts, Environment
@@ -20,12 +23,32 @@ engineroom env --capabilities    what each engine can do
 engineroom env --devices         ask torch for its devices, too (seconds)
 engineroom env --json            for a bug report
 engineroom env vllm_python=/opt/vllm/bin/python    look for vLLM in another Python environment
+engineroom env install sglang    make the environment of its own that SGLang needs (gigabytes, minutes)
+engineroom env install sglang --dry-run
 """
 _STYLES = {"ready": GREEN, "missing": YELLOW, "planned": DIM}
 
 
 def env(
     context: typer.Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="install ENGINE", help="Make an engine's environment.", show_default=False),
+    ] = None,
+    build: Annotated[
+        str | None,
+        typer.Option("--build", help="install: cpu or cuda; without it, what this machine has."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", metavar="FOLDER", help="install: make it there, for sglang_python."),
+    ] = None,
+    recreate: Annotated[
+        bool, typer.Option("--recreate", help="install: make it anew, whatever is there.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="install: show the commands, and run none.")
+    ] = False,
     capabilities: Annotated[
         bool, typer.Option("--capabilities", help="Show what each engine can do, parameter by parameter.")
     ] = False,
@@ -35,11 +58,23 @@ def env(
     ] = False,
     as_json: JsonFlag = False,
 ) -> int:
-    """Show the engines found here, and why one is missing.
+    """Show the engines found here, and why one is missing; or install an engine's environment.
+
+    `env install ENGINE` makes a Python environment with the versions that this engineroom was tested with, under the
+    user's data. SGLang is used from there without further settings; vllm and ktransformers are run with its own
+    engineroom, whose path is printed.
 
     And Python, memory, GPUs, the shipped models and the versions of libraries. With --json: engineroom, python, platform, cores, memory, gpus, engines (name, state, version, summary, why, fix),
     models, packages, variables; capabilities and devices where asked for. Sizes are in bytes.
     """
+    if words:
+        refuse_settings(context, "env")
+        return env_install(words, build, folder, recreate=recreate, dry_run=dry_run)
+    if build or folder or recreate or dry_run:
+        raise ArgumentError(
+            "--build, --folder, --recreate and --dry-run belong to install",
+            fix="engineroom env install sglang",
+        )
     from engineroom.engines import registry
     from engineroom.environment import capability_rows, inspect, torch_devices
 

@@ -5,18 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-HOME_VARIABLE = "ENGINEROOM_HOME"
+from engineroom.home import home as home
+
 HISTORY_VARIABLE = "ENGINEROOM_HISTORY"
-
-
-def home() -> Path:
-    """``ENGINEROOM_HOME``, or the system's folder for a user's data. Not created here."""
-    named = os.environ.get(HOME_VARIABLE)
-    if named:
-        return Path(named).expanduser()
-    from platformdirs import user_data_dir
-
-    return Path(user_data_dir("engineroom", appauthor=False))
 
 
 def history_wanted() -> bool:

@@ -45,6 +45,25 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 **_MEDIA,
             }
         ),
+        "sglang": MappingProxyType(
+            {
+                **dict.fromkeys(SamplingParams.names(), "native"),
+                **dict.fromkeys(_ABOVE, "emulated"),
+                # A hook in SGLang's server makes it look at the prompt too; see engines/sglang/in_server/contract.py.
+                "repetition_penalty": "emulated",
+                # SGLang 0.5.23 heeds a request's seed only with --enable-deterministic-inference, which torch's own
+                # attention does not have, and then gives all requests without a seed the same one.
+                "seed": "unsupported",
+                # Its beam search takes no other sampling parameter, and scores beams otherwise than Transformers.
+                **dict.fromkeys(("num_beams", "length_penalty"), "unsupported"),
+                "chat": "native",
+                "score": "native",
+                **dict.fromkeys(("embed", "load_adapter"), "native"),
+                "sleep": "unsupported",
+                "tools": "emulated",
+                **_MEDIA,
+            }
+        ),
         "scripted": MappingProxyType(
             {
                 **dict.fromkeys(SamplingParams.names(), "unsupported"),

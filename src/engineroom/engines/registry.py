@@ -15,6 +15,7 @@ from importlib import metadata, util
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from engineroom import environments
 from engineroom.errors import ArgumentError, EngineNotInstalledError, EngineroomError, nearest
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class EngineSpec:
         other_builds: distributions that hold the engine library under another name.
         planned: the adapter is not written yet.
         python_argument: the argument that names the interpreter of another environment to run the engine in.
+        elsewhere: its library may be in an environment of its own, or in a process that runs already: which of them, the
+            arguments say, and the engine looks there.
     """
 
     name: str
@@ -42,6 +45,7 @@ class EngineSpec:
     extra: str = ""
     other_builds: tuple[str, ...] = ()
     planned: bool = False
+    elsewhere: bool = False
     summary: str = ""
     python_argument: str = ""
 
@@ -49,6 +53,8 @@ class EngineSpec:
         """Why the engine can't run here, or None if it can as far as can be told without importing it."""
         if self.planned:
             return "this version of engineroom has no adapter for it yet"
+        if self.elsewhere and environments.find(self.name) is not None:
+            return None
         absent = [dist for module, dist in self.packages if util.find_spec(module) is None]
         return f"not installed: {', '.join(absent)}" if absent else None
 
@@ -74,11 +80,16 @@ class EngineSpec:
         """The command that makes it available; empty if none does."""
         if self.planned or not self.packages:
             return ""
+        if self.elsewhere:
+            return f"engineroom env install {self.name}"
         return f"pip install 'engineroom[{self.extra}]'" if self.extra else "pip install engineroom"
 
     @property
     def version(self) -> str | None:
         """The version of the engine's library, if installed."""
+        environment = environments.find(self.name) if self.elsewhere else None
+        if environment is not None:
+            return environment.version(self.packages[-1][1])
         names = (self.packages[-1][1], *self.other_builds) if self.packages else ("engineroom",)
         for name in names:
             try:
@@ -93,7 +104,7 @@ class EngineSpec:
         Raises:
             EngineNotInstalledError: a library is missing or can't be imported.
         """
-        reason = self.missing()
+        reason = None if self.elsewhere else self.missing()
         if reason:
             raise EngineNotInstalledError(
                 f"the {self.name} engine can't run here",
@@ -142,11 +153,11 @@ _BUILT_IN = (
     ),
     EngineSpec(
         "sglang",
-        "",
+        "engineroom.engines.sglang:SglangEngine",
         packages=(("sglang", "sglang"),),
         extra="sglang",
-        planned=True,
-        summary="SGLang's own server",
+        elsewhere=True,
+        summary="SGLang, a server in an environment of its own",
     ),
     EngineSpec(
         "ktransformers",

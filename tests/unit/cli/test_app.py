@@ -78,7 +78,7 @@ def test_misuse_ends_with_2_and_says_what_to_do(program: Run, words: list[str], 
 
 
 def test_an_engine_that_is_missing_ends_with_1(program: Run) -> None:
-    code, _, err = program("chat", "-p", "x", "infer_backend=sglang")
+    code, _, err = program("chat", "-p", "x", "infer_backend=ktransformers")
     assert code == 1
     assert "infer_backend=huggingface" in err
 

@@ -39,7 +39,7 @@ def test_json_has_every_documented_key(program: Run) -> None:
 
 
 def test_json_of_one_that_would_not(program: Run) -> None:
-    code, out, _ = program("doctor", "--json", "infer_backend=sglang")
+    code, out, _ = program("doctor", "--json", "infer_backend=ktransformers")
     shown = json.loads(out)
     assert code == 1
     assert shown["would_load"] is False

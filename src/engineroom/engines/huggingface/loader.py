@@ -218,13 +218,7 @@ class Loader:
 
         arguments = self._arguments
         cast("Any", transformers.logging).disable_progress_bar()  # our own stages say it
-        _ = self._checkpoint.tensors  # a corrupt header is found before any memory is taken
-        if not self._checkpoint.weight_files:
-            raise ModelLoadError(
-                f"{self._checkpoint.name} has no weights",
-                why="there is no *.safetensors and no pytorch_model*.bin file",
-                fix="download or save the model again",
-            )
+        self._checkpoint.check_weights()  # before any memory is taken
         progress("reading the weights", None)
         family = (
             transformers.AutoModelForSequenceClassification

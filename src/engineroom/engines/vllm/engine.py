@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import signal
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,14 @@ from engineroom.engines.adapter_folder import AdapterFolder, adapter_names, open
 from engineroom.engines.base import BaseEngine, Health, HealthState, Progress
 from engineroom.engines.capabilities import CAPABILITIES
 from engineroom.engines.grammar.compiler import FormatCompiler
+from engineroom.engines.plain import causal_alone
 from engineroom.engines.pooling import Pooling
+from engineroom.engines.process.aside import aside
+from engineroom.engines.reward import Reward
 from engineroom.engines.vllm import library
 from engineroom.engines.vllm.adapters import Adapters, check_adapter, check_adapters
 from engineroom.engines.vllm.chunks import to_chunk
-from engineroom.engines.vllm.log import EngineLog
+from engineroom.engines.vllm.log import vllm_log
 from engineroom.engines.vllm.options import (
     Platform,
     adapter_room,
@@ -32,9 +35,7 @@ from engineroom.engines.vllm.options import (
     head_size,
     max_sequences,
 )
-from engineroom.engines.vllm.plain import causal_alone
 from engineroom.engines.vllm.pooled import pooled
-from engineroom.engines.vllm.reward import Reward
 from engineroom.engines.vllm.sampling import check_temperature, to_vllm
 from engineroom.errors import (
     ArgumentError,
@@ -76,7 +77,7 @@ class VllmEngine(BaseEngine):
         check_arguments(arguments)
         self.checkpoint = checkpoint
         self.max_concurrency = max_sequences(arguments, cpu=library.is_cpu_build())
-        self.log = EngineLog()
+        self.log = vllm_log()
         self._arguments = arguments
         self._start_limit = start_limit
         loader = Loader(arguments, checkpoint)
@@ -119,7 +120,7 @@ class VllmEngine(BaseEngine):
             EngineStartError: it did not come up in time, or failed; vLLM's own first exception is in the message.
         """
         assert self.checkpoint is not None
-        _check_weights(self.checkpoint)
+        self.checkpoint.check_weights()
         progress("starting vLLM", None)
         self._launch = launch = library.Launch(self.log)
         starting = asyncio.create_task(
@@ -214,7 +215,7 @@ class VllmEngine(BaseEngine):
     async def _give_up(self, launch: library.Launch, starting: asyncio.Task[AsyncLLM]) -> None:
         """Ends a start in progress. The thread ends when the process that it waits for is gone."""
         self._state = "dead"
-        await _aside(launch.cancel)
+        await aside(launch.cancel)
         with suppress(Exception):
             self._engine = await asyncio.wait_for(asyncio.shield(starting), timeout=20)
         await self._stop()
@@ -235,10 +236,10 @@ class VllmEngine(BaseEngine):
         engine, self._engine = self._engine, None
         if engine is not None and self._launch is not None:
             library.end_requests(engine)
-            await _aside(partial(library.shut_down, engine, self._launch))
+            await aside(partial(library.shut_down, engine, self._launch))
             library.release(engine)
         elif self._launch is not None:
-            await _aside(self._launch.cancel)
+            await aside(self._launch.cancel)
 
     # --- work ------------------------------------------------------------------------------------------------------
 
@@ -295,16 +296,16 @@ class VllmEngine(BaseEngine):
         self._running += 1
         try:
             async with asyncio.TaskGroup() as group:
-                adapter = self._adapters.last()
+                adapter, task = self._adapters.last(), "embed" if reward.head else "classify"
                 tasks = [
-                    group.create_task(reward.score(engine, prompt.token_ids, self._new_id(), adapter))
+                    group.create_task(pooled(engine, prompt.token_ids, self._new_id(), task, adapter))
                     for prompt in prompts
                 ]
         except ExceptionGroup as errors:
             self._fail(errors.exceptions[0])
         finally:
             self._running -= 1
-        return [task.result() for task in tasks]
+        return [reward.score(task.result()) for task in tasks]
 
     async def embed(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
         engine, adapter = self._ready(), self._adapters.last()
@@ -413,16 +414,6 @@ class VllmEngine(BaseEngine):
         return "; ".join(ends) or self.log.last_words() or "it said nothing"
 
 
-async def _aside(work: Callable[[], None]) -> None:
-    """Blocking work on another thread; on this one while the interpreter ends, when there are no others to be had."""
-    try:
-        ended = asyncio.get_running_loop().run_in_executor(None, work)
-    except RuntimeError:
-        work()
-        return
-    await ended
-
-
 def _lacks(arguments: Arguments) -> dict[str, str]:
     """What vLLM could do, and this one can't: it has to be started for it, or to be built for another device."""
     reasons: dict[str, str] = {}
@@ -446,14 +437,3 @@ def _closed() -> EngineClosedError:
 
 def _shortened(error: BaseException) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
-
-
-def _check_weights(checkpoint: Checkpoint) -> None:
-    """A missing or corrupt file is found before any process is started."""
-    _ = checkpoint.tensors
-    if not checkpoint.weight_files:
-        raise ModelLoadError(
-            f"{checkpoint.name} has no weights",
-            why="there is no *.safetensors and no pytorch_model*.bin file",
-            fix="download or save the model again",
-        )

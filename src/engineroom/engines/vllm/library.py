@@ -16,8 +16,10 @@ from importlib import metadata
 from multiprocessing.context import SpawnContext
 from typing import TYPE_CHECKING, Any, cast
 
+from engineroom.engines.process.log import EngineLog
+from engineroom.engines.process.trees import kill_trees, process_trees
 from engineroom.engines.vllm.child import EngineProcess
-from engineroom.engines.vllm.log import STREAM, STREAM_NAME, EngineLog
+from engineroom.engines.vllm.log import STREAM, STREAM_NAME
 from engineroom.engines.vllm.options import Platform
 from engineroom.errors import EngineClosedError, EngineStartError
 
@@ -246,31 +248,3 @@ def release(engine: AsyncLLM) -> None:
 
 def _nothing() -> None:
     pass
-
-
-def process_trees(pids: list[int]) -> list[int]:
-    """These processes and what they have started."""
-    import psutil
-
-    found: list[int] = []
-    for pid in pids:
-        try:
-            process = psutil.Process(pid)
-            found += [pid, *(child.pid for child in process.children(recursive=True))]
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def kill_trees(pids: list[int]) -> None:
-    """Kills what is left of them, children included, and waits for the end."""
-    import psutil
-
-    victims: list[psutil.Process] = []
-    for pid in process_trees(pids):
-        try:
-            victims.append(psutil.Process(pid))
-            victims[-1].kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(victims, timeout=_STOP_PATIENCE)

@@ -9,6 +9,9 @@ from typing import Any
 
 from engineroom.checkpoint import Checkpoint, CheckpointKind
 from engineroom.config import Arguments
+from engineroom.engines import sizes
+from engineroom.engines.sizes import cache_bytes
+from engineroom.engines.sizes import head_size as head_size
 from engineroom.errors import ArgumentError, nearest, shown
 from engineroom.params import MAX_TOP_LOGPROBS
 
@@ -134,24 +137,12 @@ def max_sequences(arguments: Arguments, *, cpu: bool) -> int:
 
 
 def context_length(arguments: Arguments, checkpoint: Checkpoint) -> int:
-    """``vllm_maxlen`` if given, else ``model_maxlen``, else vllm_maxlen's default; never more than the model's own.
-
+    """
     Raises:
         ArgumentError: more was asked for than the model has.
     """
-    native = checkpoint.context_length
-    for name in ("vllm_maxlen", "model_maxlen"):
-        wanted: int | None = getattr(arguments, name)
-        if name not in arguments.model_fields_set or wanted is None:
-            continue
-        if native is not None and wanted > native and "hf_overrides" not in (arguments.vllm_config or {}):
-            raise ArgumentError(
-                f"{name}={wanted} is more than the model's {native}",
-                fix=f"lower it, or leave {name} out",
-                argument=name,
-            )
-        return wanted
-    return min(arguments.vllm_maxlen, native or arguments.vllm_maxlen)
+    stretched = "hf_overrides" in (arguments.vllm_config or {})
+    return sizes.context_length(arguments, checkpoint, "vllm_maxlen", stretched=stretched)
 
 
 def engine_options(
@@ -210,10 +201,7 @@ def _dtype(arguments: Arguments, checkpoint: Checkpoint) -> str:
     """vLLM's ``auto`` makes 16 bits of float32; ours is the checkpoint's own type."""
     if arguments.infer_dtype != "auto":
         return arguments.infer_dtype
-    stored = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    return checkpoint.dtype or next(
-        (stored[t.dtype] for t in checkpoint.tensors if t.dtype in stored), "auto"
-    )
+    return sizes.stored_dtype(checkpoint) or "auto"
 
 
 def _eager(arguments: Arguments, platform: Platform) -> bool:
@@ -251,23 +239,3 @@ def _cpu_options(arguments: Arguments, checkpoint: Checkpoint, options: Mapping[
         least = cache_bytes(checkpoint, options["max_model_len"] + 256, options["dtype"])
         cpu["kv_cache_memory_bytes"] = max(min(wanted or _CPU_CACHE_LIMIT, _CPU_CACHE_LIMIT), least or 0)
     return cpu
-
-
-def cache_bytes(checkpoint: Checkpoint, tokens: int, dtype: str) -> int | None:
-    """Bytes of keys and values for so many tokens; None if the config does not say."""
-    config = checkpoint.text_config
-    layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
-    heads = config.get("num_key_value_heads", heads)
-    size = head_size(checkpoint)
-    if not (isinstance(layers, int) and isinstance(heads, int) and size):
-        return None
-    return 2 * layers * heads * size * (4 if dtype == "float32" else 2) * tokens
-
-
-def head_size(checkpoint: Checkpoint) -> int | None:
-    """The width of an attention head, if the config says."""
-    config = checkpoint.text_config
-    size, hidden, heads = (config.get(k) for k in ("head_dim", "hidden_size", "num_attention_heads"))
-    if isinstance(size, int):
-        return size
-    return hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads else None

@@ -1,29 +1,23 @@
-"""Scores through vLLM's pooling runner, without the activation that it puts on by default."""
+"""How a reward model scores, for engines that give its hidden states or its logit."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engineroom.checkpoint import Checkpoint
-from engineroom.engines.vllm.pooled import pooled
 from engineroom.errors import GenerationError, ModelLoadError
 
 if TYPE_CHECKING:
-    from torch import nn
-    from vllm.lora.request import LoRARequest
-    from vllm.v1.engine.async_llm import AsyncLLM
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Reward:
-    """How this model scores.
-
-    A classifier's own head is in vLLM (task ``classify``). A value head stays here: vLLM gives the last hidden state
-    behind the final norm (task ``embed``), and the head's one row is multiplied in this process.
+    """A classifier's own head is in the engine, which gives its logit. A value head stays here: the engine gives the hidden
+    state of the last token, behind the final norm, and the head's one row is multiplied in this process.
     """
 
     head: nn.Module | None
@@ -50,14 +44,14 @@ class Reward:
             )
         return cls(None)
 
-    async def score(
-        self, engine: AsyncLLM, token_ids: Sequence[int], request_id: str, adapter: LoRARequest | None
-    ) -> float:
+    def score(self, values: Tensor) -> float:
         """
+        Args:
+            values: [1], the logit; for a value head [width], the hidden state.
+
         Raises:
             GenerationError: the score is not a number.
         """
-        values = await pooled(engine, token_ids, request_id, "embed" if self.head else "classify", adapter)
         value = float((values if self.head is None else self.head(values).detach())[0])
         if not math.isfinite(value):
             raise GenerationError(

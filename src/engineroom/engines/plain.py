@@ -1,4 +1,4 @@
-"""A checkpoint as a causal model and nothing more, for vLLM to load."""
+"""A checkpoint as a causal model and nothing more, for vLLM and SGLang to load."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def causal_alone(checkpoint: Checkpoint, folder: Path) -> Path:
     """Links to the checkpoint's files, and a copy of a file that holds a value head among others.
 
-    vLLM reads every file of weights, and knows no such head. It also takes sentence-transformers' limit on texts for
+    Both read every file of weights, and know no such head. vLLM also takes sentence-transformers' limit on texts for
     the model's own context, and refuses to start with the longer one; engineroom keeps to that limit itself.
 
     Args:

@@ -189,7 +189,7 @@ def test_mistakes_are_told_with_exit_code_2() -> None:
 
 
 def test_an_engine_that_is_planned_says_so() -> None:
-    done = run("chat", "-p", "x", "infer_backend=sglang")
+    done = run("chat", "-p", "x", "infer_backend=ktransformers")
     assert done.returncode == 1
     assert "no adapter" in done.stderr
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from engineroom import BaseEngine, Chunk, Health, Prompt, SamplingParams
 from engineroom.checkpoint import Checkpoint
-from engineroom.errors import EngineClosedError, EngineDeadError, UnsupportedError
+from engineroom.errors import EngineClosedError, EngineDeadError, ModelLoadError, UnsupportedError
 from engineroom.types import Support
 
 
@@ -39,7 +39,10 @@ class ToyEngine(BaseEngine):
 
     async def start(self, progress: Any) -> None:
         load = AutoModelForCausalLM.from_pretrained
-        self.model = load(self.checkpoint.path, dtype=torch.float32).eval()
+        model, told = load(self.checkpoint.path, dtype=torch.float32, output_loading_info=True)
+        if told["missing_keys"]:
+            raise ModelLoadError("the checkpoint lacks weights", why=", ".join(told["missing_keys"]))
+        self.model = model.eval()
         self._thread.start()
         self._state = "ready"
 

@@ -85,6 +85,11 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
             "torch.OutOfMemoryError: CUDA out of memory",
         ),
         ("RuntimeError: Engine core initialization failed.\n", ""),
+        (
+            "ERROR [x.py:9]     assert heads % size == 0\nERROR [x.py:9]            ^^^^^\nERROR [x.py:9] AssertionError\n",
+            "AssertionError: assert heads % size == 0",
+        ),
+        ("AssertionError\n", "AssertionError"),
         ("WARNING: Error rates are low\nan Error\n", ""),
         ("", ""),
     ],

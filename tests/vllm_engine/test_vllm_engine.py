@@ -32,6 +32,7 @@ from engineroom.errors import (
     RequestError,
     UnsupportedError,
 )
+from engineroom.testing import models
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -192,12 +193,15 @@ def family_of(model: ChatModel) -> list[psutil.Process]:
     return [child for child in family() if child.pid == engine_pid(model)]
 
 
-def test_a_script_without_a_main_guard_prints_its_answer_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("further", [{}, {"data_parallel_size": 2}], ids=["alone", "data parallel"])
+def test_a_script_without_a_main_guard_prints_its_answer_and_nothing_else(
+    tmp_path: Path, further: dict[str, Any]
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(f"""
             from engineroom import ChatModel
-            model = ChatModel({SMALL!r})
+            model = ChatModel({ {**SMALL, "vllm_config": further}!r})
             print(model.chat({QUESTION!r}, temperature=0)[0].response_text)
         """)
     )
@@ -207,6 +211,15 @@ def test_a_script_without_a_main_guard_prints_its_answer_and_nothing_else(tmp_pa
     )
     assert (ran.stdout, ran.stderr, ran.returncode) == ("7 plus 5 is 12.\n", "", 0)
     assert list(tmp_path.glob("*.log")) == []
+
+
+def test_two_processes_share_a_models_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else there has to be a NUMA node for each
+    folder = models.causal(tmp_path / "tiny")
+    ask: dict[str, Any] = {"temperature": 0, "max_new_tokens": 12, "ignore_eos": True}
+    arguments = {**SMALL, "model_name_or_path": str(folder), "vllm_config": {"tensor_parallel_size": 2}}
+    with ChatModel({"model_name_or_path": str(folder)}) as one, ChatModel(arguments) as two:
+        assert two.chat(models.STORY, **ask)[0].token_ids == one.chat(models.STORY, **ask)[0].token_ids
 
 
 def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ FIELDS = (
     "max_num_seqs",
     "max_loras",
     "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "enable_chunked_prefill",
     "quantization",
     "max_num_batched_tokens",
     "_hidden",
@@ -62,6 +64,8 @@ def made(platform: Platform = CPU, kind: Any = "causal", **given: Any) -> dict[s
         ({"platform": CUDA, "vllm_gpu_util": 0.4}, "gpu_memory_utilization", 0.4),
         ({"vllm_gpu_util": 0.4}, "gpu_memory_utilization", 0.4),
         ({}, "distributed_executor_backend", "uni"),
+        ({}, "enable_chunked_prefill", False),
+        ({"platform": CUDA, "vllm_config": {"pipeline_parallel_size": 2}}, "pipeline_parallel_size", 2),
         ({"adapter_name_or_path": "a,b"}, "max_loras", 3),  # one stays empty
         ({"adapter_name_or_path": "a,b", "enable_lora": True}, "max_loras", 7),
         ({"enable_lora": True}, "max_loras", 5),
@@ -101,6 +105,8 @@ def test_the_cpus_cache_holds_what_its_requests_can_fill() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
+        ({"vllm_config": {"enable_chunked_prefill": True}}, "not supported on a CPU"),
+        ({"vllm_config": {"pipeline_parallel_size": 2}}, "not supported on a CPU"),
         ({"vllm_config": {"max_num_seq": 1}}, "did you mean max_num_seqs"),
         ({"vllm_config": {"_hidden": 1}}, "unknown"),
         ({"vllm_config": {"dtype": "half"}}, "infer_dtype"),

@@ -14,6 +14,8 @@ _READ = 4 << 20
 _EXCEPTION = re.compile(
     r"(?:^|\s)(?P<error>(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)(?:Group)?: \S.*?)\s*$"
 )
+_SILENT = re.compile(r"(?:^|\s)AssertionError\s*$")
+_ASSERTION = re.compile(r"(?:^|\s)(?P<code>assert \S.*?)\s*$")
 
 
 class EngineLog:
@@ -70,7 +72,12 @@ def log_variable(name: str) -> str:
 
 def first_exception(lines: list[str], echoes: Sequence[str] = ()) -> str:
     """The first exception that tells a cause, as Python prints it under a traceback; empty if there is none."""
+    assertion = ""
     for line in lines:
+        if found := _ASSERTION.search(line):
+            assertion = found["code"]
+        if _SILENT.search(line):  # it has no words but its own source
+            return f"AssertionError: {assertion}".removesuffix(": ")
         match = _EXCEPTION.search(line)
         if match and not any(text in line for text in echoes):
             return match["error"]

@@ -31,9 +31,11 @@ class EngineProcess(SpawnProcess):
         name: str | None = None,
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
+        *,
+        daemon: bool | None = None,
     ) -> None:
         self._settled = _Settled(log)  # before all else, so that it is unpickled before vLLM is imported
-        super().__init__(target=target, name=name, args=args, kwargs=kwargs or {})
+        super().__init__(target=target, name=name, args=args, kwargs=kwargs or {}, daemon=daemon)
 
     def run(self) -> None:
         threading.Thread(target=_follow_parent, name="follow-parent", daemon=True).start()

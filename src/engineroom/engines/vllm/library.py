@@ -151,17 +151,19 @@ class Launch:
 
     @contextmanager
     def _own_processes(self) -> Generator[None, None, None]:
-        """vLLM makes its engine processes through ``vllm.v1.engine.utils.get_mp_context()``."""
-        from vllm.v1.engine import utils as engine_utils
+        """vLLM makes its processes through ``get_mp_context()``, a name of two modules: engines, and their coordinator."""
+        from vllm.v1.engine import coordinator, utils
 
-        utils = cast("Any", engine_utils)
+        modules = [cast("Any", module) for module in (utils, coordinator)]
         with _launching:
-            original = utils.get_mp_context
-            utils.get_mp_context = lambda: _Context(self)
+            original = modules[0].get_mp_context
+            for module in modules:
+                module.get_mp_context = lambda: _Context(self)
             try:
                 yield
             finally:
-                utils.get_mp_context = original
+                for module in modules:
+                    module.get_mp_context = original
 
 
 _launching = threading.Lock()

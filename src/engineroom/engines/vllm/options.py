@@ -215,7 +215,7 @@ def _cpu_options(arguments: Arguments, checkpoint: Checkpoint, options: Mapping[
     """A cache as large as its requests can fill, instead of a share of all memory; no second process; whole prompts.
 
     Raises:
-        ArgumentError: prompts are to be divided. vLLM 0.32 then rewinds the random generator of a request with a seed
+        ArgumentError: layers are to be spread over processes; or prompts to be divided. vLLM 0.32 then rewinds the random generator of a request with a seed
             (``GPUModelRunner._bookkeeping_sync``), which a CPU's can't, and the engine dies of it.
     """
     further = arguments.vllm_config or {}
@@ -224,6 +224,13 @@ def _cpu_options(arguments: Arguments, checkpoint: Checkpoint, options: Mapping[
             "vllm_config enable_chunked_prefill=true is not supported on a CPU",
             why="vLLM's engine would die of the first request with a seed whose prompt it divides",
             fix="leave enable_chunked_prefill out",
+            argument="vllm_config",
+        )
+    if further.get("pipeline_parallel_size", 1) != 1:
+        raise ArgumentError(
+            "vllm_config pipeline_parallel_size is not supported on a CPU",
+            why="vLLM 0.32's engine dies of its first request so",
+            fix='use {"tensor_parallel_size": …}',
             argument="vllm_config",
         )
     cpu: dict[str, Any] = {"enable_chunked_prefill": False} if options["runner"] == "generate" else {}

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 import tiny_models
-from engineroom import ChatModel
+from engineroom import ChatModel, demo
 from engineroom.checkpoint import Checkpoint
 from engineroom.config import parse_arguments
 from engineroom.engines.vllm import VllmEngine
@@ -200,7 +200,7 @@ def test_a_script_without_a_main_guard_prints_its_answer_and_nothing_else(
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(f"""
-            from engineroom import ChatModel
+            from engineroom import ChatModel, demo
             model = ChatModel({ {**SMALL, "vllm_config": further}!r})
             print(model.chat({QUESTION!r}, temperature=0)[0].response_text)
         """)
@@ -211,6 +211,19 @@ def test_a_script_without_a_main_guard_prints_its_answer_and_nothing_else(
     )
     assert (ran.stdout, ran.stderr, ran.returncode) == ("7 plus 5 is 12.\n", "", 0)
     assert list(tmp_path.glob("*.log")) == []
+
+
+def test_a_quantised_checkpoint_answers(tmp_path: Path) -> None:
+    """Its linear layers multiply in int8; Transformers widens them first, so log-probabilities are near, not equal."""
+    folder = tiny_models.quantised(Path(demo.__file__).parent / "chat", tmp_path / "int8")
+    told: list[Any] = []
+    for arguments in (SMALL, {}):
+        with ChatModel({**arguments, "model_name_or_path": str(folder)}) as model:
+            told += model.chat(QUESTION, temperature=0, logprobs=0)
+    ours, theirs = told
+    assert ours.response_text == theirs.response_text == "7 plus 5 is 12."
+    for one, other in zip(ours.logprobs, theirs.logprobs, strict=True):
+        assert abs(one.logprob - other.logprob) <= 0.25
 
 
 def test_two_processes_share_a_models_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

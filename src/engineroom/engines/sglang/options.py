@@ -10,6 +10,7 @@ from engineroom.checkpoint import Checkpoint, CheckpointKind
 from engineroom.config import Arguments
 from engineroom.engines import sizes
 from engineroom.engines.adapter_folder import AdapterFolder
+from engineroom.engines.honoured import check_honoured
 from engineroom.errors import ArgumentError
 
 MAX_REQUESTS = 256
@@ -68,23 +69,7 @@ def check_arguments(arguments: Arguments) -> None:
     Raises:
         ArgumentError: an argument that this engine would have to ignore.
     """
-    defaults = type(arguments).model_fields
-    for name, instead in _OF_OTHER_ENGINES.items():
-        if getattr(arguments, name) != defaults[name].default:
-            raise ArgumentError(
-                f"{name} is not supported by the sglang engine",
-                why=instead,
-                fix=f"leave {name} out, or use infer_backend=huggingface",
-                argument=name,
-            )
-    for name, instead in RESERVED.items():
-        if name in (arguments.sglang_config or {}):
-            raise ArgumentError(
-                f"sglang_config can't hold {name}",
-                why="engineroom sets it" + (f", by {instead}" if instead else ""),
-                fix=f"use {instead} instead" if instead else f"leave {name} out",
-                argument="sglang_config",
-            )
+    check_honoured(arguments, "sglang", foreign=_OF_OTHER_ENGINES, reserved=RESERVED)
     if arguments.device == "mps":
         raise ArgumentError("the sglang engine does not run on mps", fix="device=cpu", argument="device")
     if arguments.sglang_url is not None:

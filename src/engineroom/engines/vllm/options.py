@@ -10,6 +10,7 @@ from typing import Any
 from engineroom.checkpoint import Checkpoint, CheckpointKind
 from engineroom.config import Arguments
 from engineroom.engines import sizes
+from engineroom.engines.honoured import check_honoured
 from engineroom.engines.sizes import cache_bytes
 from engineroom.engines.sizes import head_size as head_size
 from engineroom.errors import ArgumentError, nearest, shown
@@ -80,23 +81,7 @@ def check_arguments(arguments: Arguments) -> None:
     Raises:
         ArgumentError: an argument that this engine would have to ignore.
     """
-    defaults = type(arguments).model_fields
-    for name, instead in _OF_OTHER_ENGINES.items():
-        if getattr(arguments, name) != defaults[name].default:
-            raise ArgumentError(
-                f"{name} is not supported by the vllm engine",
-                why=instead,
-                fix=f"leave {name} out, or use infer_backend=huggingface",
-                argument=name,
-            )
-    for name, instead in RESERVED.items():
-        if name in (arguments.vllm_config or {}):
-            raise ArgumentError(
-                f"vllm_config can't hold {name}",
-                why="engineroom sets it" + (f", by {instead}" if instead else ""),
-                fix=f"use {instead} instead" if instead else f"leave {name} out",
-                argument="vllm_config",
-            )
+    check_honoured(arguments, "vllm", foreign=_OF_OTHER_ENGINES, reserved=RESERVED)
     if "max_loras" in (arguments.vllm_config or {}) and not has_lora(arguments):
         raise ArgumentError(
             "vllm_config.max_loras makes no sense here",

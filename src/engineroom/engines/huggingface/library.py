@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -102,3 +103,9 @@ def integers(tensor: Tensor) -> list[int]:
 def floats(tensor: Tensor) -> list[float]:
     """A one-dimensional tensor's values."""
     return cast("list[float]", tensor.tolist())  # pyright: ignore[reportUnknownMemberType]
+
+
+vector_norm = cast(
+    "Callable[[Tensor, float], Tensor]", partial(cast("Any", torch.linalg).vector_norm, dim=-1, keepdim=True)
+)
+"""``torch.linalg.vector_norm(x, order)`` over the last dimension, which stays, of length 1."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from engineroom.engines.huggingface.library import Model
+from engineroom.engines.huggingface.library import Model, vector_norm
+from engineroom.engines.huggingface.pages import Pages
 
 _TILE = 256
 """Rows of a weight that are widened at once: their fp32 form stays in the second-level cache."""
@@ -30,8 +31,8 @@ def arrange(base: Model, *, decodes: bool) -> None:
     """Gives every linear layer the form that is fastest here; its values stay the same.
 
     bf16 and fp16 weights are multiplied in fp32 where the processor has no arithmetic of their own. Those of a model
-    that ``decodes`` are laid out by columns, still [outputs, inputs] to everybody who looks: that helps with few tokens
-    at a time, not with whole texts.
+    that ``decodes`` are laid out by columns in huge pages, still [outputs, inputs] to everybody who looks: that helps with
+    few tokens at a time, not with whole texts.
     """
     layers = [layer for _, layer in _layers(base)]
     shared = {id(m.weight) for m in base.modules() if isinstance(m, nn.Embedding)}
@@ -39,9 +40,11 @@ def arrange(base: Model, *, decodes: bool) -> None:
     if halves and _wide_is_faster(max((layer.weight for layer in halves), key=torch.Tensor.numel)):
         for layer in halves:
             layer.__class__ = WideLinear
-    for layer in layers if decodes else ():
-        if id(layer.weight) not in shared:  # an embedding is read by rows
-            layer.weight.data = layer.weight.data.t().contiguous().t()
+    own = [layer.weight for layer in layers if id(layer.weight) not in shared]  # an embedding is read by rows
+    if decodes:
+        pages = Pages([weight.nbytes for weight in own])
+        for weight in own:
+            weight.data = pages.put(weight.data.t()).t()
 
 
 class WideLinear(nn.Linear):
@@ -91,6 +94,10 @@ def int8_engine() -> str | None:
     return next((name for name in _ENGINES if name in supported), None)
 
 
+_SMALLEST = 1e-30
+"""A row of zeros has a scale too."""
+
+
 class Int8Linear(nn.Linear):
     """int8 weights with a scale per output; activations are quantised as they come, with a scale per token.
 
@@ -117,13 +124,17 @@ class Int8Linear(nn.Linear):
         self._bias = None if given is None else given.data.float()
 
     def forward(self, input: Tensor) -> Tensor:
-        rows = input.reshape(-1, self.in_features).float()
-        scale = rows.abs().amax(-1, keepdim=True).clamp_min_(1e-30)
-        out = _int8_product(rows / scale, 1 / self._top, self._top + 1, self._packed)
-        out.mul_(scale)
+        rows = input.float()
+        if rows.numel() == self.in_features:  # the product's own scale serves, and saves operations
+            low, high = torch.aminmax(rows)
+            scale = max(high.item(), -low.item(), _SMALLEST) / self._top
+            out = _int8_product(rows, scale, self._top + 1, self._packed)
+        else:
+            largest = vector_norm(rows, torch.inf).clamp_min_(_SMALLEST)
+            out = _int8_product(rows / largest, 1 / self._top, self._top + 1, self._packed).mul_(largest)
         if self._bias is not None:
             out += self._bias
-        return out.to(input.dtype).view(*input.shape[:-1], self.out_features)
+        return out.to(input.dtype)
 
 
 _int8_product: Callable[[Tensor, float, int, Any], Tensor] = cast(

@@ -14,6 +14,7 @@ from engineroom.config import Arguments
 from engineroom.engines.adapter_folder import AdapterFolder, adapter_names, open_adapters
 from engineroom.engines.base import BaseEngine, Progress
 from engineroom.engines.huggingface.adapters import AdapterSwitch, merge
+from engineroom.engines.huggingface.allocator import give_back, keep_freed_memory
 from engineroom.engines.huggingface.kv_cache import KVCache, default_budget, tokens_within
 from engineroom.engines.huggingface.library import LoadModel, Model, ModelConfig, TextConfig
 from engineroom.engines.huggingface.linears import arrange, int8_engine, quantize
@@ -23,6 +24,7 @@ from engineroom.engines.huggingface.loaded import (
     divides_prompts,
     keeps_logits,
 )
+from engineroom.engines.huggingface.norms import simplify
 from engineroom.engines.huggingface.prefix import PrefixCache
 from engineroom.engines.huggingface.ragged import RaggedModel, make_ragged
 from engineroom.engines.huggingface.rope import DynamicRope, scale_rope
@@ -156,15 +158,21 @@ class Loader:
         )
 
     def _arrange(self, model: Model, progress: Progress) -> str:
-        """Gives the linear layers the form that suits a CPU; what a user should know of it."""
+        """Gives norms and linear layers the form that suits a CPU; what a user should know of it."""
         if model.device.type != "cpu" or self._arguments.device_map:
             return ""
+        error = None
         with torch.inference_mode():
+            simplify(model)
             if self._arguments.quantization_bit is None:
                 arrange(model, decodes=self.can_generate)
-                return ""
-            progress("quantising", None)
-            error = quantize(model)
+            else:
+                progress("quantising", None)
+                error = quantize(model)
+        give_back()
+        keep_freed_memory()
+        if error is None:
+            return ""
         note = f"int8 weights: a relative error of {error:.2g} in the logits"
         _log.info("%s has %s", self._checkpoint.name, note)
         return note

@@ -12,6 +12,9 @@ from engineroom.engines.huggingface.sequence import Sequence
 HEADROOM = 256
 """Tokens of an answer for which room is made at once. Few answers come to their limit; those that need more get more."""
 
+_SLACK = 0.25
+"""Of a step's prompt tokens. So little more is read with the rest: a step of its own would make all wait for another one."""
+
 
 class Scheduler:
     """First come, first served. Requests run as long as their keys and values fit; the others wait.
@@ -68,10 +71,11 @@ class Scheduler:
     def _chunks(self, prefilling: list[Sequence]) -> list[tuple[Sequence, int]]:
         """The longest waiting gets half of the step at least, so that it comes on; then the shortest prompts, for they
         are done soonest."""
-        left = self._chunk
         taken: list[tuple[Sequence, int]] = []
         if not prefilling:
             return taken
+        asked = sum(s.pending for s in prefilling)
+        left = asked if asked <= self._chunk * (1 + _SLACK) else self._chunk
         first, *others = prefilling
         others.sort(key=lambda s: s.pending)
         shares = ((first, left if not others else left // 2), *((s, left) for s in others))

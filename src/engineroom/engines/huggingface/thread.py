@@ -18,6 +18,7 @@ import torch
 
 from engineroom.engines.base import Health, HealthState
 from engineroom.engines.huggingface import sequence as limits
+from engineroom.engines.huggingface.allocator import give_back
 from engineroom.engines.huggingface.batcher import Batcher
 from engineroom.engines.huggingface.beams import search_beams
 from engineroom.engines.huggingface.loaded import LoadedModel
@@ -230,6 +231,7 @@ class InferenceThread:
         self._live.clear()
         self._batcher = None
         self._loaded = _uncancellable(Future[LoadedModel]())  # the old one holds the weights
+        give_back()
         if not self._ended.done():
             self._ended.set_result(None)
 

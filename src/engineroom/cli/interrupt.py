@@ -13,12 +13,11 @@ from typing import Any, Self, TypeVar
 T = TypeVar("T")
 
 
-class LoadInterrupt:
-    """Ctrl-C while libraries are imported and a model is loaded.
+class _Guard:
+    """Takes Ctrl-C's signal over while it is entered. On another thread than the main one, which gets none, it does nothing.
 
-    It raises KeyboardInterrupt as ever. But torch takes any error in its own import of numpy for a missing numpy
-    (seen with 2.13), and the program would go on as if nothing had been pressed. So it is remembered, and raised
-    again at the next stage or at the end.
+    Attributes:
+        came: Ctrl-C was pressed.
     """
 
     def __init__(self) -> None:
@@ -35,11 +34,28 @@ class LoadInterrupt:
     ) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+
+
+class LoadInterrupt(_Guard):
+    """Ctrl-C while libraries are imported and a model is loaded.
+
+    It raises KeyboardInterrupt as ever. But torch takes any error in its own import of numpy for a missing numpy
+    (seen with 2.13), and the program would go on as if nothing had been pressed. So it is remembered, and raised
+    again at the next stage or at the end.
+    """
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
         if self.came:
             raise KeyboardInterrupt from None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.came = True
+        super()._on_signal(number, frame)
         raise KeyboardInterrupt
 
     def check(self) -> None:
@@ -48,7 +64,7 @@ class LoadInterrupt:
             raise KeyboardInterrupt
 
 
-class Interrupts:
+class Interrupts(_Guard):
     """Lets Ctrl-C break in only while the next piece of an answer is waited for.
 
     Anywhere else it is remembered until the next wait, so that it never tears the drawing of the screen or the
@@ -56,23 +72,11 @@ class Interrupts:
     """
 
     def __init__(self) -> None:
-        self.came = False
+        super().__init__()
         self._waiting = False
-        self._before: Any = None
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._on_signal)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.came = True
+        super()._on_signal(number, frame)
         if self._waiting:
             self._waiting = False
             raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -19,7 +20,7 @@ import pytest
 from engineroom import ChatModel
 from engineroom.checkpoint import Checkpoint
 from engineroom.config import parse_arguments
-from engineroom.engines.sglang import SglangEngine
+from engineroom.engines.sglang import SglangEngine, server
 from engineroom.errors import (
     ArgumentError,
     EngineStartError,
@@ -41,7 +42,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def sglang(settings: dict[str, Any]) -> Generator[ChatModel, None, None]:
-    with ChatModel(settings) as model:
+    """The first port that is chosen has been taken when the server comes to it."""
+    free_port = server._free_port
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.MonkeyPatch.context() as patch:
+        ports = iter([taken.getsockname()[1]])
+        patch.setattr(server, "_free_port", lambda: next(ports, None) or free_port())
+        model = ChatModel(settings)
+    with model:
         yield model
 
 
@@ -132,6 +139,20 @@ def test_leaving_a_stream_ends_it_in_the_server(sglang: ChatModel) -> None:
         return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
 
     assert until(lambda: running() == 0, within=1) < 1
+
+
+def test_a_port_that_was_taken_meanwhile_is_given_up_for_another(
+    sglang: ChatModel, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine: Any = sglang.engine
+    assert engine.log.path.read_text().count("Address already in use") == 1
+    assert engine.log.last_words() != "OSError: [Errno 98] Address already in use"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        asked: list[int] = []
+        monkeypatch.setattr(server, "_free_port", lambda: asked.append(taken.getsockname()[1]) or asked[-1])
+        with pytest.raises(EngineStartError, match="Address already in use"):
+            ChatModel(settings)
+        assert len(asked) == 3
 
 
 def test_sglang_is_quiet_and_only_its_owner_can_read_its_log(sglang: ChatModel) -> None:

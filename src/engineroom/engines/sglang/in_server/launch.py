@@ -15,6 +15,7 @@ import multiprocessing.process
 import os
 import runpy
 import signal
+import socket
 import sys
 import threading
 import time
@@ -78,6 +79,7 @@ def read_request() -> dict[str, Any]:
 
 def main() -> None:
     request = read_request()
+    try_port(request["options"]["host"], request["options"]["port"])
     os.environ[SETTINGS] = json.dumps(request["settings"])
     for follow in (follow_parent, follow_children):
         threading.Thread(target=follow, name=follow.__name__, daemon=True).start()
@@ -87,6 +89,17 @@ def main() -> None:
     refuse_unknown(options, server_args.ServerArgs)
     importlib.import_module("sglang.srt.plugins").load_plugins()
     importlib.import_module("sglang.launch_server").run_server(server_args.ServerArgs(**options))
+
+
+def try_port(host: str, port: int) -> None:
+    """Ends here if the port was taken meanwhile: SGLang finds that out when the model is loaded.
+
+    Raises:
+        OSError: it is.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
 
 
 def refuse_unknown(options: dict[str, Any], server_args: Any) -> None:

@@ -89,6 +89,35 @@ def test_an_engine_that_runs_in_process_brings_engineroom_along() -> None:
     assert "engineroom" in last[-1] or Path(last[-1]).is_dir()
 
 
+@pytest.mark.parametrize(
+    ("engine", "words", "says"),
+    [
+        ("vllm", [], "use it with infer_backend=vllm vllm_python={folder}/bin/python"),
+        ("sglang", [], "infer_backend=sglang finds it there, without sglang_python={folder}/bin/python"),
+        (
+            "sglang",
+            ["--folder", "elsewhere"],
+            "use it with infer_backend=sglang sglang_python={folder}/bin/python",
+        ),
+        ("ktransformers", [], "run it with {folder}/bin/engineroom … infer_backend=ktransformers"),
+    ],
+)
+def test_the_last_line_says_how_to_use_it(
+    engine: str,
+    words: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = made(engine)
+    if words:
+        folder = folder.rename(tmp_path / words[1])
+    assert run(["env", "install", engine, "--build", "cpu", *words]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == says.format(folder=folder)
+
+
 # --- where engines look ---------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from engineroom.engines.pooling import Pooling
 from engineroom.engines.process.log import EngineLog
 from engineroom.engines.process.lora import check_merge, check_plain_lora
 from engineroom.engines.reward import Reward
-from engineroom.errors import EngineClosedError, EngineStartError
+from engineroom.errors import EngineClosedError, EngineDeadError, EngineStartError, ModelLoadError
 from engineroom.types import SamplingParams
 
 T = TypeVar("T")
@@ -58,11 +58,12 @@ class ProcessEngine(BaseEngine):
         check_merge(self._folders, self.name, self.library, merge=arguments.adapter_merge)
         for folder in self._folders:
             self._check_adapter(folder)
-        self.lacks = self._lacks()
+        self.lacks = {**self._lacks_here(), **self._lacks()}
         self.capabilities = {**self.capabilities, **dict.fromkeys(self.lacks, "unsupported")}
         self._reward: Reward | None = None
         self._plain: tempfile.TemporaryDirectory[str] | None = None
         self._formats: FormatCompiler | None = None
+        self._weights = checkpoint.path
         self._state: HealthState = "starting"
         self._running = 0
 
@@ -73,7 +74,7 @@ class ProcessEngine(BaseEngine):
     # --- what each library has of its own --------------------------------------------------------------------------
 
     @abstractmethod
-    def _lacks(self) -> dict[str, str]:
+    def _lacks_here(self) -> dict[str, str]:
         """What the library could do, and this one can't, since it would have to be started for it → why."""
 
     @abstractmethod
@@ -89,11 +90,29 @@ class ProcessEngine(BaseEngine):
         """Ends the process and frees what belongs to it. May be called twice."""
 
     @abstractmethod
+    async def _load_weights(self, folder: Path) -> None:
+        """Puts a checkpoint's weights in the place of those that are there, whatever they are now, and flushes the cache.
+
+        Raises:
+            EngineDeadError, EngineClosedError: it is gone.
+            Exception: any other is the library's, on these weights.
+        """
+
+    @abstractmethod
     async def _fail(self, error: Exception) -> NoReturn:
         """The library's exception as one of ours."""
         raise NotImplementedError
 
     # --- what they share -------------------------------------------------------------------------------------------
+
+    def _lacks(self) -> dict[str, str]:
+        if not (self._arguments.adapter_merge and self._arguments.adapter_name_or_path):
+            return {}
+        always = "the adapter of the start is applied to every request"
+        return {
+            "load_adapter": f"{always}, and {self.library} applies one to each; start with adapter_merge=false",
+            "update_weights": f"{always}, and was trained on the weights of the start",
+        }
 
     def _check_adapter(self, folder: AdapterFolder) -> None:
         """
@@ -148,6 +167,20 @@ class ProcessEngine(BaseEngine):
         finally:
             self._running -= 1
         return [task.result() for task in tasks]
+
+    async def update_weights(self, path: Path) -> None:
+        try:
+            await self._load_weights(path)
+        except (EngineDeadError, EngineClosedError):
+            raise
+        except Exception as error:  # some of them may have been taken
+            await self._load_weights(self._weights)
+            raise ModelLoadError(
+                f"{self.library} can't load the weights in {str(path)!r}",
+                why=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}",
+                fix=f"engineroom doctor {path}",
+            ) from error
+        self._weights = path
 
     def health(self) -> Health:
         if self._state == "ready" and self._is_dead():

@@ -44,6 +44,8 @@ _ECHOES = ("url: /freeze_gc", "Received sigquit", "SIGQUIT received")
 
 _DEATH_PATIENCE = 1.0
 _ABORT_PATIENCE = 2.0
+_IDLE_PATIENCE = 5.0
+"""Seconds in which SGLang's scheduler has noticed that the last request has ended."""
 
 
 class SglangEngine(ProcessEngine):
@@ -266,6 +268,21 @@ class SglangEngine(ProcessEngine):
         except Exception as error:
             await self._fail(error)
 
+    async def flush_cache(self) -> None:
+        try:
+            await self._ready().post(f"/flush_cache?timeout={_IDLE_PATIENCE}", {})
+        except Exception as error:
+            await self._fail(error)
+
+    async def _load_weights(self, folder: Path) -> None:
+        """SGLang flushes its cache with them. What went wrong is told as it is, unless the server is gone."""
+        try:
+            await self._ready().post("/update_weights_from_disk", {"model_path": str(folder)})
+        except Refused:
+            raise
+        except Exception as error:
+            await self._fail(error)
+
     def _check_ids(self, prompt: Prompt) -> None:
         """One id without an embedding ends SGLang's scheduler, and every request in it."""
         size = self.checkpoint.vocab_size
@@ -328,17 +345,15 @@ class SglangEngine(ProcessEngine):
     def _obituary(self) -> str:
         return self._server.obituary() if self._server else ""
 
-    def _lacks(self) -> dict[str, str]:
-        arguments = self._arguments
-        if arguments.sglang_url is not None:
+    def _lacks_here(self) -> dict[str, str]:
+        if self._arguments.sglang_url is not None:
             hooked = "only a server that engineroom starts does it as the contract says; leave sglang_url out"
-            return dict.fromkeys(("repetition_penalty", "score", "embed"), hooked)
-        if arguments.adapter_merge and arguments.adapter_name_or_path:
+            others = "the server may have other users; leave sglang_url out"
             return {
-                "load_adapter": "the adapter of the start is applied to every request, and SGLang applies one to each; "
-                "start with adapter_merge=false"
+                **dict.fromkeys(("repetition_penalty", "score", "embed"), hooked),
+                **dict.fromkeys(("flush_cache", "update_weights"), others),
             }
-        if not options.has_lora(arguments):
+        if not options.has_lora(self._arguments):
             return {"load_adapter": "SGLang makes room for adapters at the start: add enable_lora=true"}
         return {}
 

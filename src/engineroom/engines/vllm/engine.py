@@ -281,6 +281,24 @@ class VllmEngine(ProcessEngine):
         except Exception as error:
             await self._fail(error)
 
+    async def flush_cache(self) -> None:
+        try:
+            flushed = await self._ready().reset_prefix_cache()
+        except Exception as error:
+            await self._fail(error)
+        if not flushed:
+            raise EngineError("vLLM did not flush its cache", why="a request is in it still", fix="try again")
+
+    async def _load_weights(self, folder: Path) -> None:
+        engine = cast("Any", self._ready())
+        try:
+            await engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        except Exception as error:
+            if self._state == "closed" or self._is_dead():
+                await self._fail(error)
+            raise
+        await self.flush_cache()
+
     def _new_id(self) -> str:
         return f"engineroom-{next(self._numbers)}"
 
@@ -323,15 +341,11 @@ class VllmEngine(ProcessEngine):
         ends = [f"killed by {signal.Signals(-code).name}" for code in codes if code < 0]
         return "; ".join(ends) or self.log.last_words() or "it said nothing"
 
-    def _lacks(self) -> dict[str, str]:
+    def _lacks_here(self) -> dict[str, str]:
+        """Or it would have to be built for another device."""
         arguments = self._arguments
         reasons: dict[str, str] = {}
-        if arguments.adapter_merge and arguments.adapter_name_or_path:
-            reasons["load_adapter"] = (
-                "the adapter of the start is applied to every request, and vLLM applies one to each; "
-                "start with adapter_merge=false"
-            )
-        elif not has_lora(arguments) or adapter_room(arguments) <= len(arguments.adapter_name_or_path):
+        if not has_lora(arguments) or adapter_room(arguments) <= len(arguments.adapter_name_or_path):
             reasons["load_adapter"] = "vLLM reserves the room for adapters at the start: add enable_lora=true"
         if library.is_cpu_build():
             reasons["sleep"] = "vLLM's build for the CPU has no accelerator whose memory could be freed"

@@ -133,9 +133,13 @@ class ProcessEngine(BaseEngine):
         self._plain = tempfile.TemporaryDirectory(prefix=f"engineroom-{self.name}-")
         return causal_alone(self.checkpoint, Path(self._plain.name))
 
-    def _take_reward(self, hidden_size: int) -> None:
+    def _take_reward(self, hidden_size: int | None) -> None:
+        """
+        Args:
+            hidden_size: numbers of a token's hidden state, which a value head takes.
+        """
         if not self.can_generate and not self.can_embed:
-            self._reward = Reward.of(self.checkpoint, self._value_head_file, hidden_size)
+            self._reward = Reward.of(self.checkpoint, self._value_head_file, hidden_size or 0)
 
     async def _grammar(self, params: SamplingParams) -> tuple[str | None, Sequence[int]]:
         """``response_format`` as GBNF, and the special tokens, which it lets through nowhere.

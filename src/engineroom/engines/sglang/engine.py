@@ -84,7 +84,7 @@ class SglangEngine(ProcessEngine):
                 await self._attach(progress)
             else:
                 await self._launch(progress)
-            self._take_reward(self.checkpoint.text_config["hidden_size"])
+            self._take_reward(self.checkpoint.hidden_size)
             for name, folder in zip(adapter_names(self._folders), self._folders, strict=True):
                 progress("adding adapters", None)
                 await self._load(name, folder)

@@ -90,6 +90,7 @@ class Pipeline:
         self.weights: Path | None = None  # those of an update; None are those of the start
         self.prompt_tokens = self.cached_tokens = 0  # of all answers that came to an end
         self._alone = asyncio.Lock()
+        self._updates: set[asyncio.Task[None]] = set()
         self._tokenizer = tokenizer
         self._eos = tuple(eos_token_ids)
         self._vocab_size = vocab_size
@@ -270,6 +271,8 @@ class Pipeline:
         assert self.engine.checkpoint is not None
         folder = await asyncio.to_thread(successor, self.engine.checkpoint, path)
         task = asyncio.create_task(self.take_weights(folder))
+        self._updates.add(task)
+        task.add_done_callback(self._updates.discard)
         task.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may end unheard
         await asyncio.shield(task)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from engineroom import ChatModel, Prompt, Reply, SamplingParams, ScriptedEngine, demo
@@ -232,6 +233,13 @@ def test_a_quantised_one_may_not(tmp_path: Path) -> None:
     folder = copy(tmp_path / "int8", quantization_config={"quant_method": "fp8"})
     with pytest.raises(ModelLoadError, match="quantised"):
         successor(Checkpoint("int8", folder), folder)
+
+
+def test_one_with_a_value_head_may_not(tmp_path: Path) -> None:
+    folder = copy(tmp_path / "reward")
+    save_file({"v_head.summary.bias": torch.zeros(1)}, folder / "value_head.safetensors")
+    with pytest.raises(ModelLoadError, match="value head"):
+        successor(DEMO, folder)
 
 
 def test_nothing_may_not(tmp_path: Path) -> None:

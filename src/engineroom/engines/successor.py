@@ -61,6 +61,8 @@ def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
 def _different_tensors(checkpoint: Checkpoint, other: Checkpoint) -> str:
     if "quantization_config" in checkpoint.config:
         return "weights that are quantised are laid out anew as they are loaded"
+    if checkpoint.value_head_file or other.value_head_file:
+        return "a value head is no part of a model that chats"
     ours, theirs = _shapes(checkpoint), _shapes(other)
     if not ours or not theirs:
         return "only weights in safetensors files can be compared"

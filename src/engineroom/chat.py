@@ -47,7 +47,7 @@ class ChatModel:
     """One model behind one engine, to chat with and to score with.
 
     Sync methods: ``chat``, ``stream_chat``, ``stream_deltas``, ``get_scores``, ``get_embeddings``; ``load_adapter``,
-    ``unload_adapter``, ``sleep``, ``wake``, ``restart``. Each has an async twin with an ``a`` in front, which works on
+    ``unload_adapter``, ``sleep``, ``wake``, ``restart``, ``flush_cache``, ``update_weights``. Each has an async twin with an ``a`` in front, which works on
     any event loop. All may be called from many threads at once. ``close()`` it, or use ``with``.
 
     Args:
@@ -166,7 +166,10 @@ class ChatModel:
 
     def health(self) -> Health:
         """How the engine is; after a failed restart, ``dead`` with the reason."""
-        health = self.engine.health()
+        counted = self._pipeline
+        health = replace(
+            self.engine.health(), prompt_tokens=counted.prompt_tokens, cached_tokens=counted.cached_tokens
+        )
         if self._restart_failed is not None:
             return Health("dead", detail=str(self._restart_failed))
         return replace(health, state="sleeping") if self.is_sleeping and health.state == "ready" else health
@@ -375,16 +378,52 @@ class ChatModel:
         """:meth:`wake`, awaited."""
         await self._bridge.acall(self._pipeline.wake())
 
+    # --- cache and weights -------------------------------------------------------------------------------------
+
+    def flush_cache(self) -> None:
+        """Forgets what was computed for earlier prompts, when those who are in have been served.
+
+        Whoever asks for something meanwhile gets ``EngineNotReadyError``. ``health()`` tells how many tokens of the
+        prompts were found in the cache, ``Response.usage`` of a single one.
+
+        Raises:
+            UnsupportedError: the engine has none.
+        """
+        self._bridge.call(self._pipeline.flush_cache())
+
+    async def aflush_cache(self) -> None:
+        """:meth:`flush_cache`, awaited."""
+        await self._bridge.acall(self._pipeline.flush_cache())
+
+    def update_weights(self, path: str | os.PathLike[str]) -> None:
+        """Takes the weights of another checkpoint of the same model, such as a later one of its training, in place.
+
+        It waits for those who are in; whoever asks meanwhile gets ``EngineNotReadyError``. Tokenizer, template and
+        sampling defaults stay. ``restart`` comes back with these weights.
+
+        Raises:
+            ModelError: there is no checkpoint, or one of another architecture, or it can't be loaded. The old weights
+                answer on.
+            RequestError: adapters are loaded, or the model does not chat.
+            UnsupportedError: the engine can't; make a new ChatModel.
+        """
+        self._bridge.call(self._pipeline.update_weights(path))
+
+    async def aupdate_weights(self, path: str | os.PathLike[str]) -> None:
+        """:meth:`update_weights`, awaited. It goes on if the await is cancelled."""
+        await self._bridge.acall(self._pipeline.update_weights(path))
+
     def restart(self, *, progress: Progress | None = None) -> None:
         """Closes the engine, dead or alive, and starts a fresh one from the same arguments behind this model.
 
         Requests in the old one get ``EngineClosedError``, those that come meanwhile ``EngineNotReadyError``; several
-        callers at once share one restart. Adapters that were loaded while it ran are loaded again.
+        callers at once share one restart. Adapters that were loaded while it ran are loaded again, and weights that were
+        taken from another checkpoint are taken again.
 
         Raises:
             EngineError: this model was given its engine; or the new one could not start, and the model stays dead
                 until another restart.
-            ModelError: an adapter could not be loaded again; the model serves without it.
+            ModelError: an adapter or other weights could not be loaded again; the model serves without them.
         """
         self._bridge.call(self._restart_once(progress or _silent))
 
@@ -416,7 +455,10 @@ class ChatModel:
             self._restart_failed = error
             self._pipeline.admission.refusal = partial(_not_restarted, error)
             raise
+        weights = self._pipeline.weights
         self._pipeline = self._join(self.engine)
+        if weights is not None:
+            await self._pipeline.take_weights(weights)
         for name, path in old.adapters.items():
             if name not in self.engine.adapters:
                 await self._pipeline.adapters.load(name, path)

@@ -193,7 +193,7 @@ class EngineBusyError(EngineError):
 
 
 class EngineNotReadyError(EngineError):
-    """The model sleeps, or is being restarted. Nothing is wrong with the request."""
+    """The model sleeps, is being restarted, or takes other weights. Nothing is wrong with the request."""
 
 
 class EngineDeadError(EngineError):

@@ -6,8 +6,9 @@ import asyncio
 import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from engineroom.adapters import Adapters
@@ -16,6 +17,7 @@ from engineroom.call import Call, Conversation, text_length
 from engineroom.deadline import Deadline
 from engineroom.engines.base import BaseEngine
 from engineroom.engines.capabilities import engines_with
+from engineroom.engines.successor import successor
 from engineroom.errors import (
     EngineNotReadyError,
     EngineroomError,
@@ -85,7 +87,10 @@ class Pipeline:
         self.admission = admission
         self.adapters = Adapters(engine)
         self.asleep = False
-        self._sleeping = asyncio.Lock()
+        self.weights: Path | None = None  # those of an update; None are those of the start
+        self.prompt_tokens = self.cached_tokens = 0  # of all answers that came to an end
+        self._alone = asyncio.Lock()
+        self._updates: set[asyncio.Task[None]] = set()
         self._tokenizer = tokenizer
         self._eos = tuple(eos_token_ids)
         self._vocab_size = vocab_size
@@ -226,7 +231,7 @@ class Pipeline:
                 fix="to free that too: close()",
                 parameter="level",
             )
-        async with self._sleeping:
+        async with self._alone:
             if self.asleep:
                 return
             self.admission.refusal = _sleeping
@@ -241,10 +246,54 @@ class Pipeline:
     async def wake(self) -> None:
         """Nothing, if the model is awake."""
         self._check_feature("sleep")
-        async with self._sleeping:
+        async with self._alone:
             if self.asleep:
                 await self.engine.wake()
                 self.admission.refusal, self.asleep = None, False
+
+    async def flush_cache(self) -> None:
+        """When all who are in have been served; whoever comes meanwhile is refused."""
+        self._check_feature("flush_cache")
+        async with self._nobody_in(_flushing):
+            await self.engine.flush_cache()
+
+    async def update_weights(self, path: str | os.PathLike[str]) -> None:
+        """Likewise. It goes on if its caller leaves: an engine can't be left with half of the weights."""
+        self._check_feature("update_weights")
+        if not self.engine.can_generate or self.engine.adapters:
+            raise RequestError(
+                "the weights can be changed under a model that chats, without adapters",
+                why=f"adapters: {', '.join(self.engine.adapters)}"
+                if self.engine.adapters
+                else f"{self._model_name} does not chat",
+                fix="unload the adapters first" if self.engine.adapters else "make a new ChatModel",
+            )
+        assert self.engine.checkpoint is not None
+        folder = await asyncio.to_thread(successor, self.engine.checkpoint, path)
+        task = asyncio.create_task(self.take_weights(folder))
+        self._updates.add(task)
+        task.add_done_callback(self._updates.discard)
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may end unheard
+        await asyncio.shield(task)
+
+    async def take_weights(self, folder: Path) -> None:
+        """Without a look at what they are."""
+        async with self._nobody_in(_updating):
+            await self.engine.update_weights(folder)
+            self.weights = folder
+
+    @asynccontextmanager
+    async def _nobody_in(self, refusal: Callable[[], EngineroomError]) -> AsyncGenerator[None, None]:
+        """Waits until all have been served, and keeps others out."""
+        async with self._alone:
+            self.admission.check_open()
+            self.admission.refusal = refusal
+            try:
+                await self.admission.emptied()
+                yield
+            finally:
+                if self.admission.refusal is refusal:  # else a restart keeps them out
+                    self.admission.refusal = None
 
     def render(self, call: Call) -> Prompt:
         """The exact prompt that the engine would see."""
@@ -411,6 +460,9 @@ class Pipeline:
                     if parser.finished:
                         continue
                     for delta in parser.push(chunk):
+                        if delta.usage is not None:
+                            self.prompt_tokens += delta.usage.prompt_tokens
+                            self.cached_tokens += delta.usage.cached_tokens
                         yield delta
                     if len(parsers) == expected and all(p.finished for p in parsers.values()):
                         return
@@ -491,6 +543,14 @@ def _sleeping() -> EngineroomError:
     return EngineNotReadyError("the model sleeps", fix="wake it: model.wake()")
 
 
+def _flushing() -> EngineroomError:
+    return EngineNotReadyError("the model's cache is being flushed", fix="try again in a moment")
+
+
+def _updating() -> EngineroomError:
+    return EngineNotReadyError("the model's weights are being changed", fix="try again when they are")
+
+
 def fold(deltas: Sequence[Delta]) -> Response:
     """One answer's deltas as a whole."""
     last = deltas[-1]
@@ -506,6 +566,7 @@ def fold(deltas: Sequence[Delta]) -> Response:
         token_ids=tuple(i for delta in deltas for i in delta.token_ids),
         logprobs=tuple(logprobs) if any(delta.logprobs is not None for delta in deltas) else None,
         prompt_logprobs=next((d.prompt_logprobs for d in deltas if d.prompt_logprobs is not None), None),
+        cached_length=last.usage.cached_tokens,
     )
 
 

@@ -147,6 +147,7 @@ class Chunk:
         index: which of several beams; 0 otherwise.
         logprobs: one entry for each token id, if asked for.
         prompt_logprobs: on the first chunk only, if asked for: one for each prompt token, None for the first.
+        cached_tokens: on the first chunk, or on all: prompt tokens that were computed for earlier requests.
     """
 
     token_ids: tuple[int, ...]
@@ -154,6 +155,7 @@ class Chunk:
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     index: int = 0
+    cached_tokens: int = 0
 
 
 # --- what reaches the caller ------------------------------------------------------------------------------------
@@ -161,10 +163,16 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one answer: those of the rendered prompt, and those generated, the end token included."""
+    """Tokens of one answer: those of the rendered prompt, and those generated, the end token included.
+
+    Attributes:
+        cached_tokens: those of the prompt that were computed for earlier requests. It tells how the answer was made, and
+            not what it is, so equality leaves it out.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = field(default=0, compare=False)
 
     @property
     def total_tokens(self) -> int:
@@ -201,6 +209,7 @@ class Response:
         response_text: the text as the model wrote it, thinking included.
         response_length: tokens generated, the end token included.
         prompt_length: tokens of the rendered prompt.
+        cached_length: those of them that were computed for earlier requests; equality leaves it out.
     """
 
     response_text: str
@@ -211,10 +220,11 @@ class Response:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    cached_length: int = field(default=0, compare=False)
 
     @property
     def usage(self) -> Usage:
-        return Usage(self.prompt_length, self.response_length)
+        return Usage(self.prompt_length, self.response_length, self.cached_length)
 
 
 @dataclass(frozen=True, slots=True)

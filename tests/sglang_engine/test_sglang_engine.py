@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -19,29 +20,35 @@ import pytest
 from engineroom import ChatModel
 from engineroom.checkpoint import Checkpoint
 from engineroom.config import parse_arguments
-from engineroom.engines.sglang import SglangEngine
+from engineroom.engines.sglang import SglangEngine, server
 from engineroom.errors import (
     ArgumentError,
-    EngineDeadError,
     EngineStartError,
     MessageError,
     UnsupportedError,
 )
 from engineroom.types import Prompt, SamplingParams
+from process_engines import (
+    PENALTIES,
+    QUESTION,
+    QUESTIONS,
+    assert_answers_as,
+    assert_logprobs_as,
+    kill_in_mid_answer,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-QUESTION = "What is 7 plus 5?"
-
-
-@pytest.fixture(scope="module")
-def settings(sglang_python: str) -> dict[str, Any]:
-    return {"infer_backend": "sglang", "sglang_python": sglang_python}
 
 
 @pytest.fixture(scope="module")
 def sglang(settings: dict[str, Any]) -> Generator[ChatModel, None, None]:
-    with ChatModel(settings) as model:
+    """The first port that is chosen has been taken when the server comes to it."""
+    free_port = server._free_port
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.MonkeyPatch.context() as patch:
+        ports = iter([taken.getsockname()[1]])
+        patch.setattr(server, "_free_port", lambda: next(ports, None) or free_port())
+        model = ChatModel(settings)
+    with model:
         yield model
 
 
@@ -75,43 +82,14 @@ def until(condition: Callable[[], bool], within: float) -> float:
 # --- one server, the shipped model ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("question", [QUESTION, "Tell me about the moon.", "¿Qué? 日本語 🙂"])
+@pytest.mark.parametrize("question", QUESTIONS)
 def test_greedy_answers_are_the_huggingface_engines(
     sglang: ChatModel, demo: ChatModel, question: str
 ) -> None:
-    ours, theirs = (
-        m.chat(question, temperature=0, max_new_tokens=40, logprobs=3, prompt_logprobs=2)[0]
-        for m in (sglang, demo)
-    )
-    assert (ours.token_ids, ours.response_text) == (theirs.token_ids, theirs.response_text)
-    assert (ours.usage, ours.finish_reason) == (theirs.usage, theirs.finish_reason)
-    for mine, other in zip(ours.logprobs or (), theirs.logprobs or (), strict=True):
-        assert mine.logprob == pytest.approx(other.logprob, abs=1e-4)
-        assert [p for _, p in mine.top] == pytest.approx([p for _, p in other.top], abs=1e-4)
-    assert len(ours.prompt_logprobs or ()) == ours.prompt_length
-    for mine, other in zip(ours.prompt_logprobs or (), theirs.prompt_logprobs or (), strict=True):
-        assert (mine is None) == (other is None)
-        if mine and other:
-            assert (mine.token_id, len(mine.top)) == (other.token_id, 2)
-            assert mine.logprob == pytest.approx(other.logprob, abs=1e-4)
+    assert_answers_as(sglang, demo, question)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"repetition_penalty": 1.5},
-        {"presence_penalty": 2.0},
-        {"frequency_penalty": 2.0},
-        {"logit_bias": {22: -100.0}},
-        {
-            "repetition_penalty": 1.3,
-            "presence_penalty": 1.0,
-            "frequency_penalty": 0.5,
-            "logit_bias": {220: 2},
-        },
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("options", PENALTIES, ids=str)
 def test_penalties_mean_the_same_among_others_too(
     sglang: ChatModel, demo: ChatModel, options: dict[str, Any]
 ) -> None:
@@ -124,9 +102,7 @@ def test_penalties_mean_the_same_among_others_too(
     for place, ours in enumerate(answers):
         same = theirs if place % 2 else plain
         assert ours.token_ids == same.token_ids
-        assert [e.logprob for e in ours.logprobs or ()] == pytest.approx(
-            [e.logprob for e in same.logprobs or ()], abs=1e-4
-        )
+        assert_logprobs_as(ours, same)
 
 
 @pytest.mark.parametrize("options", [{"seed": 1}, {"num_beams": 2, "temperature": 0}], ids=str)
@@ -163,6 +139,20 @@ def test_leaving_a_stream_ends_it_in_the_server(sglang: ChatModel) -> None:
         return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
 
     assert until(lambda: running() == 0, within=1) < 1
+
+
+def test_a_port_that_was_taken_meanwhile_is_given_up_for_another(
+    sglang: ChatModel, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine: Any = sglang.engine
+    assert engine.log.path.read_text().count("Address already in use") == 1
+    assert engine.log.last_words() != "OSError: [Errno 98] Address already in use"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        asked: list[int] = []
+        monkeypatch.setattr(server, "_free_port", lambda: asked.append(taken.getsockname()[1]) or asked[-1])
+        with pytest.raises(EngineStartError, match="Address already in use"):
+            ChatModel(settings)
+        assert len(asked) == 3
 
 
 def test_sglang_is_quiet_and_only_its_owner_can_read_its_log(sglang: ChatModel) -> None:
@@ -205,48 +195,19 @@ def kill_scheduler(model: ChatModel) -> None:
     scheduler.kill()
 
 
-def kill_in_mid_answer(model: ChatModel, kill: Callable[[ChatModel], None]) -> None:
-    """Everybody is told within two seconds, and nothing of the server is left."""
-    started = threading.Barrier(5)
-
-    def answer(number: int) -> tuple[float, BaseException | None]:
-        stream = model.stream_deltas(f"{number}", temperature=0, ignore_eos=True, max_new_tokens=1900)
-        next(stream)
-        started.wait()
-        try:
-            for _ in stream:
-                pass
-        except EngineDeadError as error:
-            return time.monotonic(), error
-        return time.monotonic(), None
-
-    with ThreadPoolExecutor(4) as pool:
-        waiting = [pool.submit(answer, number) for number in range(4)]
-        started.wait()
-        killed = time.monotonic()
-        kill(model)
-        for told, error in (future.result() for future in waiting):
-            assert error is not None
-            assert told - killed < 2
-    assert model.health().state == "dead"
-    with pytest.raises(EngineDeadError, match=r"model\.restart\(\)"):
-        model.chat(QUESTION)
-    until(lambda: not group(server_pid(model)), within=5)
-
-
-def test_a_server_that_was_killed_is_started_again_by_one_call(settings: dict[str, Any]) -> None:
+def test_when_one_of_its_processes_dies_all_end_and_one_call_starts_them_again(
+    settings: dict[str, Any],
+) -> None:
+    """The scheduler takes its server along; and what was started afresh serves, until the server dies."""
     with ChatModel(settings) as model:
         before = model.chat(QUESTION, temperature=0)
-        kill_in_mid_answer(model, kill_server)
-        model.restart()
-        assert model.chat(QUESTION, temperature=0) == before
-        leader = server_pid(model)
-    assert group(leader) == []
-
-
-def test_a_scheduler_that_dies_takes_its_server_along(settings: dict[str, Any]) -> None:
-    with ChatModel(settings) as model:
-        kill_in_mid_answer(model, kill_scheduler)
+        for kill in (kill_scheduler, kill_server):
+            leader = server_pid(model)
+            kill_in_mid_answer(model, kill)
+            until(lambda leader=leader: not group(leader), within=5)
+            if kill is kill_scheduler:
+                model.restart()
+                assert model.chat(QUESTION, temperature=0) == before
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)

@@ -31,6 +31,7 @@ class MadeEngine(ScriptedEngine):
     def __init__(self, **options: Any) -> None:
         super().__init__(lambda prompt, params: type(self).reply, **options)
         self.capabilities = {**self.capabilities, "adapter": "native", "load_adapter": "native"}
+        self.weights: list[Path] = []
         type(self).made.append(self)
 
     async def start(self, progress: Any) -> None:
@@ -39,6 +40,9 @@ class MadeEngine(ScriptedEngine):
         if self.start_with:
             raise self.start_with
         await super().start(progress)
+
+    async def update_weights(self, path: Path) -> None:
+        self.weights.append(path)
 
     async def load_adapter(self, name: str, path: Path) -> None:
         if self.reload_with:
@@ -145,6 +149,13 @@ def test_adapters_come_back(model: ChatModel, engines: type[MadeEngine]) -> None
         model.restart()
     assert model.chat("hi")[0].response_text == "hello"
     assert dict(model.adapters) == {}
+
+
+def test_other_weights_come_back(model: ChatModel, engines: type[MadeEngine]) -> None:
+    model._pipeline.weights = Path("later")
+    model.restart()
+    assert engines.made[-1].weights == [Path("later")]
+    assert model._pipeline.weights == Path("later")
 
 
 @pytest.mark.usefixtures("no_thread_left")

@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +22,6 @@ from engineroom.config import parse_arguments
 from engineroom.engines.vllm import VllmEngine
 from engineroom.errors import (
     ArgumentError,
-    EngineDeadError,
     EngineStartError,
     GenerationError,
     ModelLoadError,
@@ -33,10 +30,10 @@ from engineroom.errors import (
     UnsupportedError,
 )
 from engineroom.testing import models
+from process_engines import PENALTIES, QUESTION, QUESTIONS, assert_answers_as, kill_in_mid_answer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-QUESTION = "What is 7 plus 5?"
 SMALL = {"infer_backend": "vllm", "vllm_config": {"kv_cache_memory_bytes": 64 << 20, "max_num_seqs": 32}}
 
 
@@ -64,41 +61,12 @@ def engine_pid(model: ChatModel) -> int:
 # --- one engine, the shipped model ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("question", [QUESTION, "Tell me about the moon.", "¿Qué? 日本語 🙂"])
+@pytest.mark.parametrize("question", QUESTIONS)
 def test_greedy_answers_are_the_huggingface_engines(vllm: ChatModel, demo: ChatModel, question: str) -> None:
-    ours, theirs = (
-        m.chat(question, temperature=0, max_new_tokens=40, logprobs=3, prompt_logprobs=2)[0]
-        for m in (vllm, demo)
-    )
-    assert (ours.token_ids, ours.response_text) == (theirs.token_ids, theirs.response_text)
-    assert (ours.usage, ours.finish_reason) == (theirs.usage, theirs.finish_reason)
-    for mine, other in zip(ours.logprobs or (), theirs.logprobs or (), strict=True):
-        assert mine.logprob == pytest.approx(other.logprob, abs=1e-4)
-        assert [p for _, p in mine.top] == pytest.approx([p for _, p in other.top], abs=1e-4)
-    assert len(ours.prompt_logprobs or ()) == ours.prompt_length
-    for mine, other in zip(ours.prompt_logprobs or (), theirs.prompt_logprobs or (), strict=True):
-        assert (mine is None) == (other is None)
-        if mine and other:
-            assert (mine.token_id, len(mine.top)) == (other.token_id, 2)
-            assert mine.logprob == pytest.approx(other.logprob, abs=1e-4)
+    assert_answers_as(vllm, demo, question)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"repetition_penalty": 1.5},
-        {"presence_penalty": 2.0},
-        {"frequency_penalty": 2.0},
-        {"logit_bias": {22: -100.0}},
-        {
-            "repetition_penalty": 1.3,
-            "presence_penalty": 1.0,
-            "frequency_penalty": 0.5,
-            "logit_bias": {220: 2},
-        },
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("options", PENALTIES, ids=str)
 def test_penalties_mean_the_same(vllm: ChatModel, demo: ChatModel, options: dict[str, Any]) -> None:
     ask: dict[str, Any] = {"temperature": 0, "max_new_tokens": 48, "ignore_eos": True}
     plain, ours, theirs = (
@@ -157,33 +125,10 @@ def test_vllm_is_quiet_and_its_log_is_kept_while_it_runs(vllm: ChatModel) -> Non
 # --- the engine's life ----------------------------------------------------------------------------------------------
 
 
-def test_killed_in_mid_answer_everybody_is_told_within_two_seconds(tmp_path: Path) -> None:
+def test_killed_in_mid_answer_everybody_is_told_within_two_seconds() -> None:
     model = ChatModel(SMALL)
-    started = threading.Barrier(5)
-
-    def answer(number: int) -> tuple[float, BaseException | None]:
-        stream = model.stream_deltas(f"{number}", temperature=0, ignore_eos=True, max_new_tokens=1900)
-        next(stream)
-        started.wait()
-        try:
-            for _ in stream:
-                pass
-        except EngineDeadError as error:
-            return time.monotonic(), error
-        return time.monotonic(), None
-
-    with ThreadPoolExecutor(4) as pool:
-        waiting = [pool.submit(answer, number) for number in range(4)]
-        started.wait()
-        killed = time.monotonic()
-        os.kill(engine_pid(model), signal.SIGKILL)
-        for told, error in (future.result() for future in waiting):
-            assert error is not None
-            assert "SIGKILL" in str(error)
-            assert told - killed < 2
-    assert model.health().state == "dead"
-    with pytest.raises(EngineDeadError):
-        model.chat(QUESTION)
+    told = kill_in_mid_answer(model, lambda model: os.kill(engine_pid(model), signal.SIGKILL))
+    assert all("SIGKILL" in words for words in told)
     model.close()
     assert model.health().state == "closed"
     assert family_of(model) == []

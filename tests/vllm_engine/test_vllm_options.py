@@ -9,10 +9,9 @@ import pytest
 
 from engineroom.checkpoint import Checkpoint
 from engineroom.config import parse_arguments
-from engineroom.engines.adapter_folder import AdapterFolder
 from engineroom.engines.plain import causal_alone
 from engineroom.engines.vllm import VllmEngine, library, options
-from engineroom.engines.vllm.adapters import Adapters, check_adapters
+from engineroom.engines.vllm.adapters import Adapters
 from engineroom.engines.vllm.options import Platform
 from engineroom.errors import ArgumentError, EngineStartError, ModelLoadError
 
@@ -188,12 +187,13 @@ def test_an_adapter_that_vllm_can_not_run(
 ) -> None:
     (tmp_path / "adapter_config.json").write_text(config)
     with pytest.raises(error, match=says):
-        check_adapters([AdapterFolder(tmp_path)], DEMO, merge=False, max_rank=32)
+        VllmEngine.from_arguments(parse_arguments({"adapter_name_or_path": str(tmp_path)}))
 
 
 def test_several_adapters_are_not_merged(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4}')
     with pytest.raises(ArgumentError, match="adapter_merge=false"):
-        check_adapters([AdapterFolder(tmp_path)] * 2, DEMO, merge=True, max_rank=32)
+        VllmEngine.from_arguments(parse_arguments({"adapter_name_or_path": f"{tmp_path},{tmp_path}"}))
 
 
 def test_an_adapter_is_chosen_by_name() -> None:

@@ -41,7 +41,9 @@ def env(
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--folder", metavar="FOLDER", help="install: make it there, for sglang_python."),
+        typer.Option(
+            "--folder", metavar="FOLDER", help="install: make it there, for sglang_python or vllm_python."
+        ),
     ] = None,
     recreate: Annotated[
         bool, typer.Option("--recreate", help="install: make it anew, whatever is there.")
@@ -61,8 +63,7 @@ def env(
     """Show the engines found here, and why one is missing; or install an engine's environment.
 
     `env install ENGINE` makes a Python environment with the versions that this engineroom was tested with, under the
-    user's data. SGLang is used from there without further settings; vllm and ktransformers are run with its own
-    engineroom, whose path is printed.
+    user's data. SGLang is used from there without further settings; for the others the last line says how.
 
     And Python, memory, GPUs, the shipped models and the versions of libraries. With --json: engineroom, python, platform, cores, memory, gpus, engines (name, state, version, summary, why, fix),
     models, packages, variables; capabilities and devices where asked for. Sizes are in bytes.

@@ -5,8 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engineroom.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from engineroom.environments import InstalledEnvironment
 
 
 def env_install(
@@ -34,13 +38,24 @@ def env_install(
         return 0
     made = install(chosen, _report, folder=folder, recreate=recreate)
     print(f"{made.engine} ({made.build}) is in {made.folder}")
-    if chosen.in_process:
-        print(f"run it with {made.folder / 'bin' / 'engineroom'} … infer_backend={made.engine}")
-    elif folder == usual:
-        print(f"infer_backend={made.engine} finds it there")
-    else:
-        print(f"use it with infer_backend={made.engine} {made.engine}_python={made.python}")
+    print(_how_to_use(made, found=folder == usual))
     return 0
+
+
+def _how_to_use(made: InstalledEnvironment, *, found: bool) -> str:
+    """
+    Args:
+        found: it is where engines look that look by themselves.
+    """
+    from engineroom.engines import registry
+
+    spec = registry.find(made.engine)
+    named = spec.python_argument or (f"{spec.name}_python" if spec.elsewhere else "")
+    if not named:
+        return f"run it with {made.folder / 'bin' / 'engineroom'} … infer_backend={spec.name}"
+    if spec.elsewhere and found:
+        return f"infer_backend={spec.name} finds it there, without {named}={made.python}"
+    return f"use it with infer_backend={spec.name} {named}={made.python}"
 
 
 def _report(line: str) -> None:

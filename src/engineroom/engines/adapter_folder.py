@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from engineroom.checkpoint import Checkpoint, TensorInfo, read_header
+from engineroom.checkpoint import Checkpoint, TensorInfo, read_header, read_json
 from engineroom.errors import ModelLoadError, ModelNotFoundError
 
 _CONFIG = "adapter_config.json"
@@ -47,18 +46,7 @@ class AdapterFolder:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """``adapter_config.json``."""
-        file = self.path / _CONFIG
-        try:
-            value: object = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ModelLoadError(
-                f"{str(file)!r} can't be read", why=str(error), fix="download or save the adapter again"
-            ) from error
-        if not isinstance(value, Mapping):
-            raise ModelLoadError(
-                f"{str(file)!r} does not hold a JSON object", fix="download or save the adapter again"
-            )
-        return cast("Mapping[str, Any]", value)
+        return read_json(self.path / _CONFIG)
 
     @cached_property
     def tensors(self) -> tuple[TensorInfo, ...]:

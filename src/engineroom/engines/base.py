@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
@@ -31,11 +31,19 @@ HealthState: TypeAlias = Literal["starting", "ready", "sleeping", "dead", "close
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How an engine is. ``running`` counts the requests inside the engine now."""
+    """How an engine is.
+
+    Attributes:
+        running: requests inside the engine now.
+        prompt_tokens: of all answers since the engine started, as ``ChatModel`` counts them; equality leaves both counts out.
+        cached_tokens: those of them that had been computed for earlier requests.
+    """
 
     state: HealthState
     running: int = 0
     detail: str = ""
+    prompt_tokens: int = field(default=0, compare=False)
+    cached_tokens: int = field(default=0, compare=False)
 
 
 class Frontend(Protocol):
@@ -149,6 +157,19 @@ class BaseEngine(ABC):
     async def wake(self) -> None:
         """Undoes ``sleep``."""
         raise UnsupportedError("sleep", self.name)
+
+    async def flush_cache(self) -> None:
+        """Forgets what was computed for earlier prompts. No request is in the engine."""
+        raise UnsupportedError("flush_cache", self.name)
+
+    async def update_weights(self, path: Path) -> None:
+        """Takes the weights of another checkpoint of the same architecture and shapes, in place; what was computed with
+        the old ones is forgotten. No request is in the engine, and no adapter.
+
+        Raises:
+            ModelError: it can't be read. The old weights are in place.
+        """
+        raise UnsupportedError("update_weights", self.name)
 
     @abstractmethod
     async def close(self) -> None:

@@ -11,7 +11,19 @@ from types import MappingProxyType
 
 from engineroom.types import SamplingParams, Support
 
-FEATURES = ("chat", "score", "embed", "tools", "images", "videos", "audios", "load_adapter", "sleep")
+FEATURES = (
+    "chat",
+    "score",
+    "embed",
+    "tools",
+    "images",
+    "videos",
+    "audios",
+    "load_adapter",
+    "sleep",
+    "flush_cache",
+    "update_weights",
+)
 """Beside the sampling parameters: what can be asked of an engine."""
 
 _ABOVE = ("n", "stop", "ignore_eos", "skip_special_tokens", "timeout")
@@ -27,7 +39,9 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 **dict.fromkeys(_ABOVE, "emulated"),
                 "chat": "native",
                 "score": "native",
-                **dict.fromkeys(("embed", "load_adapter", "sleep"), "native"),
+                **dict.fromkeys(("embed", "load_adapter", "sleep", "flush_cache"), "native"),
+                # Weights are laid out anew as they are loaded, and some quantised: there is nothing to copy others into.
+                "update_weights": "unsupported",
                 "tools": "emulated",
                 **_MEDIA,
             }
@@ -40,7 +54,9 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 **dict.fromkeys(("num_beams", "length_penalty"), "unsupported"),
                 "chat": "native",
                 "score": "native",
-                **dict.fromkeys(("embed", "load_adapter", "sleep"), "native"),
+                **dict.fromkeys(
+                    ("embed", "load_adapter", "sleep", "flush_cache", "update_weights"), "native"
+                ),
                 "tools": "emulated",
                 **_MEDIA,
             }
@@ -58,7 +74,7 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 **dict.fromkeys(("num_beams", "length_penalty"), "unsupported"),
                 "chat": "native",
                 "score": "native",
-                **dict.fromkeys(("embed", "load_adapter"), "native"),
+                **dict.fromkeys(("embed", "load_adapter", "flush_cache", "update_weights"), "native"),
                 "sleep": "unsupported",
                 "tools": "emulated",
                 **_MEDIA,
@@ -73,7 +89,9 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 **dict.fromkeys(("temperature", "top_p", "top_k", "min_p", "seed"), "native"),
                 "chat": "native",
                 "score": "native",
-                **dict.fromkeys(("embed", "load_adapter", "sleep"), "unsupported"),
+                **dict.fromkeys(
+                    ("embed", "load_adapter", "sleep", "flush_cache", "update_weights"), "unsupported"
+                ),
                 "tools": "emulated",
                 **_MEDIA,
             }

@@ -42,6 +42,7 @@ class AnswerParser:
         self._index = index
         self._prompt_tokens = prompt_tokens
         self._count = 0
+        self._cached = 0
         self.finish_reason: FinishReason | None = None
 
     @property
@@ -62,6 +63,7 @@ class AnswerParser:
                 self.finish_reason = "stop"
                 break
         self._count += used
+        self._cached = max(self._cached, chunk.cached_tokens)
         if not self.finished and chunk.finish_reason is not None:
             self.finish_reason = chunk.finish_reason
             pieces += self._last_text()
@@ -82,6 +84,7 @@ class AnswerParser:
         logprobs: tuple[TokenLogprob, ...] | None = (
             chunk.logprobs[:used] if chunk.logprobs is not None else None
         )
+        usage = Usage(self._prompt_tokens, self._count, self._cached) if self.finished else None
         return [
             Delta(
                 text,
@@ -91,7 +94,7 @@ class AnswerParser:
                 logprobs=logprobs if place == first else None,
                 prompt_logprobs=chunk.prompt_logprobs if place == first else None,
                 finish_reason=self.finish_reason if place == last else None,
-                usage=Usage(self._prompt_tokens, self._count) if self.finished and place == last else None,
+                usage=usage if place == last else None,
             )
             for place, (channel, text) in enumerate(merged)
         ]

@@ -177,8 +177,17 @@ class Lab:
     @cached_property
     def adapter_of_another(self) -> Path:
         """An adapter of a model of another width."""
-        other = models.causal(self.home / "wide", hidden_size=2 * models.HIDDEN)
-        return models.lora(other, self.home / "of-another", seed=4)
+        return models.lora(self.wide, self.home / "of-another", seed=4)
+
+    @cached_property
+    def wide(self) -> Path:
+        """A model of another width."""
+        return models.causal(self.home / "wide", hidden_size=2 * models.HIDDEN)
+
+    @cached_property
+    def retrained(self) -> Path:
+        """The tiny model with other weights."""
+        return models.causal(self.home / "retrained", seed=8)
 
     @cached_property
     def value_head(self) -> Subject:

@@ -21,11 +21,11 @@ HIDDEN = 64
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
-def causal(folder: Path, **changes: Any) -> Path:
+def causal(folder: Path, *, seed: int = 7, **changes: Any) -> Path:
     """A model that answers. Its greedy answer to STORY soon says a token that ``generation_config.json`` calls an end."""
     from transformers import Qwen3ForCausalLM
 
-    _seed(7)
+    _seed(seed)
     _save(cast("Any", Qwen3ForCausalLM(_config(**changes))).eval(), folder)
     _end_story(folder)
     return folder

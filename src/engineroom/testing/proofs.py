@@ -521,6 +521,43 @@ def _sleep(lab: Lab) -> None:
         subject.assert_answers_well()
 
 
+def _flush_cache(lab: Lab) -> None:
+    """What was computed before is computed again, and the answer is the same."""
+    subject = lab.narrow
+    prompt = STORY * 20
+    first, second = (subject.ask(prompt, max_new_tokens=8, **ENDLESS) for _ in range(2))
+    before = subject.model.health()
+    subject.model.flush_cache()
+    third = subject.ask(prompt, max_new_tokens=8, **ENDLESS)
+    assert third.usage.cached_tokens == 0, "what was flushed is found again"
+    assert (second.token_ids, third.token_ids) == (first.token_ids, first.token_ids)
+    assert 0 <= second.usage.cached_tokens < second.prompt_length
+    after = subject.model.health()
+    assert after.prompt_tokens - before.prompt_tokens == third.prompt_length
+    assert after.cached_tokens == before.cached_tokens
+
+
+def _update_weights(lab: Lab) -> None:
+    """The answers are those of the other checkpoint, and of the first again; what does not fit changes nothing."""
+    subject, model = lab.narrow, lab.narrow.model
+    bare = subject.greedy()
+    model.update_weights(lab.retrained)
+    answer = subject.greedy()
+    Reference(lab.retrained).assert_greedy(subject.prompt_ids(), answer)
+    assert answer != bare
+    home = lab.home / "bad-weights"
+    shutil.rmtree(home, ignore_errors=True)
+    corrupt = shutil.copytree(lab.retrained, home / "corrupt")
+    weights = corrupt / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-200])
+    for folder in (home / "nowhere", corrupt, lab.wide):
+        with pytest.raises(ModelError):
+            model.update_weights(folder)
+    assert subject.greedy() == answer
+    model.update_weights(lab.tiny_folder)
+    assert subject.greedy() == bare
+
+
 PROOFS: Mapping[str, Proof] = MappingProxyType(
     {
         "chat": Proof(_asking(), _chat),
@@ -528,6 +565,8 @@ PROOFS: Mapping[str, Proof] = MappingProxyType(
         "embed": Proof(lambda model: model.get_embeddings(["ok"]), _embed),
         "load_adapter": Proof(lambda model: model.load_adapter("late", "."), _load_adapter),
         "sleep": Proof(lambda model: model.sleep(), _sleep),
+        "flush_cache": Proof(lambda model: model.flush_cache(), _flush_cache),
+        "update_weights": Proof(lambda model: model.update_weights("."), _update_weights),
         "tools": Proof(_asking(tools=[TOOL]), _tools),
         "images": Proof(_asking(images=["cat.png"]), None),
         "videos": Proof(_asking(videos=["cat.mp4"]), None),

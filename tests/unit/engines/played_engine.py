@@ -80,6 +80,12 @@ class Played(ScriptedEngine):
     async def unload_adapter(self, name: str) -> None:
         self.adapters = {other: path for other, path in self.adapters.items() if other != name}
 
+    async def flush_cache(self) -> None:
+        self.lacks = {**self.lacks, "flush_cache": "flushed"}
+
+    async def update_weights(self, path: Path) -> None:
+        raise ModelLoadError(f"no weights in {path}")
+
     async def sleep(self) -> None:
         self._state = "sleeping"
 

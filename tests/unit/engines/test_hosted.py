@@ -8,7 +8,7 @@ import sys
 import sysconfig
 import textwrap
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from engineroom.errors import (
     ParameterError,
     UnsupportedError,
 )
+from engineroom.testing.machinery import RELEASE_BOUND, until
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +159,10 @@ async def test_every_method_of_an_engine_goes_over(
         await engine.load_adapter("bad", Path("/nowhere"))
     await engine.unload_adapter("mine")
     assert engine.adapters == {}
+    await engine.flush_cache()
+    assert engine.lacks == {"images": "blind", "flush_cache": "flushed"}
+    with pytest.raises(ModelLoadError, match="no weights in /nowhere"):
+        await engine.update_weights(Path("/nowhere"))
     await engine.sleep()
     assert engine.health().state == "sleeping"
     await engine.wake()
@@ -218,6 +223,7 @@ def test_leaving_frees_the_place_in_any_phase(played: ChatModel) -> None:
                 await task
 
     asyncio.run(leave_at_once())
+    until(lambda: played.health().running == 0, RELEASE_BOUND)  # the cancelled await returns a moment before
     assert played.health() == engineroom.Health("ready")
     assert say(played, "still here") == "still here"
 
@@ -493,10 +499,3 @@ def children() -> list[psutil.Process]:
         for child in psutil.Process().children(recursive=True)
         if child.status() != psutil.STATUS_ZOMBIE and "engineroom.host" in command(child)
     ]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < 10
-        os.sched_yield()

@@ -43,6 +43,7 @@ chunks = st.builds(
     st.none() | st.lists(entries).map(tuple),
     st.none() | st.lists(st.none() | entries).map(tuple),
     st.integers(0, 64),
+    st.integers(0, 10**6),
 )
 prompts = st.builds(Prompt, st.lists(ids).map(tuple), text, inside_thinking=st.booleans())
 params = st.builds(

@@ -9,8 +9,8 @@ import pytest
 from engineroom.checkpoint import Checkpoint
 from engineroom.config import parse_arguments
 from engineroom.engines.adapter_folder import AdapterFolder
+from engineroom.engines.process.lora import check_merge, check_plain_lora
 from engineroom.engines.sglang import options
-from engineroom.engines.sglang.adapters import check_adapters
 from engineroom.errors import ArgumentError, ModelLoadError
 
 
@@ -96,9 +96,7 @@ def test_what_sglang_can_not_honour_is_refused_by_name(given: dict[str, Any], sa
 def test_adapters_that_sglang_does_not_run(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(parse_arguments({}))
     plain = adapter(tmp_path / "plain")
-    check_adapters([plain], checkpoint, merge=True)
-    with pytest.raises(ArgumentError, match="adapter_merge=false"):
-        check_adapters([plain, plain], checkpoint, merge=True)
+    check_plain_lora(plain, checkpoint, "SGLang")
     kinds: tuple[dict[str, Any], ...] = (
         {"use_dora": True},
         {"modules_to_save": ["score"]},
@@ -106,4 +104,12 @@ def test_adapters_that_sglang_does_not_run(tmp_path: Path) -> None:
     )
     for number, config in enumerate(kinds):
         with pytest.raises(ModelLoadError, match="plain LoRA"):
-            check_adapters([adapter(tmp_path / str(number), **config)], checkpoint, merge=False)
+            check_plain_lora(adapter(tmp_path / str(number), **config), checkpoint, "SGLang")
+
+
+def test_several_adapters_are_not_merged_by_sglang(tmp_path: Path) -> None:
+    plain = adapter(tmp_path / "plain")
+    check_merge([plain], "sglang", "SGLang", merge=True)
+    check_merge([plain, plain], "sglang", "SGLang", merge=False)
+    with pytest.raises(ArgumentError, match="adapter_merge=false"):
+        check_merge([plain, plain], "sglang", "SGLang", merge=True)

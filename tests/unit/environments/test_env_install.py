@@ -59,6 +59,13 @@ def test_vllms_lists_agree_with_the_versions_that_the_tests_run_with() -> None:
                 assert f"{name.partition('[')[0]}=={version}" in constraints.splitlines()
 
 
+@pytest.mark.parametrize("engine", ["sglang", "vllm", "ktransformers"])
+def test_the_cpu_lists_leave_neither_torch_nor_transformers_to_chance(engine: str) -> None:
+    """What others ask for is satisfied by the newest torch, which may be for CUDA, and by a Transformers that fails."""
+    lines = {line for file in recipe(engine, "cpu").lists for line in file.read_text().splitlines()}
+    assert {"torch==2.13.0", "transformers==5.19.0"} <= lines
+
+
 def test_the_commands_are_shown_and_nothing_is_done(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["env", "install", "sglang", "--build", "cpu", "--dry-run"]) == 0
     venv, first, bare = capsys.readouterr().out.splitlines()
@@ -87,6 +94,35 @@ def test_an_engine_that_runs_in_process_brings_engineroom_along() -> None:
     last = commands(choose("vllm", "cpu"), Path("/there"))[-1]
     assert last[:4] == ["/there/bin/python", "-m", "pip", "install"]
     assert "engineroom" in last[-1] or Path(last[-1]).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("engine", "words", "says"),
+    [
+        ("vllm", [], "use it with infer_backend=vllm vllm_python={folder}/bin/python"),
+        ("sglang", [], "infer_backend=sglang finds it there, without sglang_python={folder}/bin/python"),
+        (
+            "sglang",
+            ["--folder", "elsewhere"],
+            "use it with infer_backend=sglang sglang_python={folder}/bin/python",
+        ),
+        ("ktransformers", [], "run it with {folder}/bin/engineroom … infer_backend=ktransformers"),
+    ],
+)
+def test_the_last_line_says_how_to_use_it(
+    engine: str,
+    words: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = made(engine)
+    if words:
+        folder = folder.rename(tmp_path / words[1])
+    assert run(["env", "install", engine, "--build", "cpu", *words]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == says.format(folder=folder)
 
 
 # --- where engines look ---------------------------------------------------------------------------------------------

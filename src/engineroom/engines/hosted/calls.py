@@ -78,6 +78,8 @@ CALLS: Mapping[str, Call] = MappingProxyType(
         "unload_adapter": Call((TEXT,)),
         "sleep": Call(),
         "wake": Call(),
+        "flush_cache": Call(),
+        "update_weights": Call((PATH,)),
         "close": Call(),
     }
 )

@@ -193,28 +193,31 @@ _REASONS = (None, *get_args(FinishReason))
 
 
 def _encode_chunk(chunk: Chunk) -> Any:
-    """The last two are rare, and left out where they say nothing."""
+    """What is rare is left out where it says nothing: all but the first two, or all but the first three."""
     short = [chunk.token_ids, chunk.finish_reason]
     if chunk.logprobs is None and chunk.prompt_logprobs is None and not chunk.index:
-        return short
+        return [*short, chunk.cached_tokens] if chunk.cached_tokens else short
     logprobs, prompt_logprobs = cast("tuple[Any, Any]", (chunk.logprobs, chunk.prompt_logprobs))
-    return [*short, _LOGPROBS.encode(logprobs), _PROMPT_LOGPROBS.encode(prompt_logprobs), chunk.index]
+    told = _LOGPROBS.encode(logprobs), _PROMPT_LOGPROBS.encode(prompt_logprobs)
+    return [*short, chunk.cached_tokens, *told, chunk.index]
 
 
 def _decode_chunk(value: Any) -> Chunk:
     items = _list(value)
-    token_ids, reason, *rest = items_of(items, 2 if len(items) == 2 else 5)
+    token_ids, reason, *rest = items_of(items, len(items) if len(items) in (2, 3) else 6)
     if reason is not None and reason not in _REASONS:
         raise _wrong(reason, "a finish reason")
-    if not rest:
-        return Chunk(_token_ids(token_ids), reason)
-    logprobs, prompt_logprobs = _LOGPROBS.decode(rest[0]), _PROMPT_LOGPROBS.decode(rest[1])
+    cached = _integer(rest[0]) if rest else 0
+    if len(rest) < 2:
+        return Chunk(_token_ids(token_ids), reason, cached_tokens=cached)
+    logprobs, prompt_logprobs = _LOGPROBS.decode(rest[1]), _PROMPT_LOGPROBS.decode(rest[2])
     return Chunk(
         _token_ids(token_ids),
         reason,
         None if logprobs is None else tuple(logprobs),
         None if prompt_logprobs is None else tuple(prompt_logprobs),
-        _integer(rest[2]),
+        _integer(rest[3]),
+        cached,
     )
 
 

@@ -254,6 +254,12 @@ class HostedEngine(BaseEngine):
     async def wake(self) -> None:
         await self._call("wake")
 
+    async def flush_cache(self) -> None:
+        await self._call("flush_cache")
+
+    async def update_weights(self, path: Path) -> None:
+        await self._call("update_weights", path)
+
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Chunk, None]:
         connection, number, answer = self._ready(), next(self._numbers), _Answer()
         _send(connection, ["answer", number, PROMPT.encode(prompt), PARAMS.encode(params)])

@@ -152,6 +152,9 @@ class HuggingfaceEngine(BaseEngine):
     async def wake(self) -> None:
         await self._on_thread(sleeping.wake)
 
+    async def flush_cache(self) -> None:
+        await self._on_thread(lambda loaded: loaded.prefixes.clear() if loaded.prefixes is not None else None)
+
     async def close(self) -> None:
         self.model = None
         if self._formats is not None:

@@ -90,6 +90,7 @@ class Sequence(Row):
         matcher: its place in its grammar, of an answer that has one.
         sampler: draws its tokens, if it is not batched.
         reading: some of it went through the model itself; the rest of ``computed`` came from other requests.
+        cached: tokens of the prompt that were computed for other requests.
         sound: what is in the cache has led to numbers, and may serve others.
     """
 
@@ -107,6 +108,7 @@ class Sequence(Row):
         self.cache: DynamicCache | None = None
         self.sampler = Sampler()
         self.reading = False
+        self.cached = 0
         self.sound = False
         self._prompt_logprobs: list[TokenLogprob | None] = [None]
 
@@ -137,6 +139,8 @@ class Sequence(Row):
         """Takes the logits, [positions, vocabulary], of ``count`` tokens' pass."""
         if self.wants_prompt_logits:
             self._note_prompt(logits)
+        if not self.reading and not self.answered:
+            self.cached = self.computed
         self.reading = True
         self.computed += count
 
@@ -169,6 +173,7 @@ class Sequence(Row):
             self._finish_reason(drawn.token_id),
             logprobs=None if drawn.logprob is None else (drawn.logprob,),
             prompt_logprobs=tuple(self._prompt_logprobs) if wants_prompt else None,
+            cached_tokens=self.cached if self.answered == 1 else 0,
         )
 
     def _finish_reason(self, token_id: int) -> FinishReason | None:

@@ -33,6 +33,7 @@ class EngineLog:
         self._name = name
         self._echoes = echoes
         self._named = os.environ.get(log_variable(name))
+        self._begin = 0
 
     @cached_property
     def path(self) -> Path:
@@ -49,13 +50,23 @@ class EngineLog:
         with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
             file.write(text)
 
-    def last_words(self) -> str:
-        """The engine's own first exception; without one, its last line; empty if it said nothing."""
+    def begin(self) -> None:
+        """What is in the file already was said by somebody else: an earlier engine, or an earlier attempt."""
+        with suppress(OSError):
+            self._begin = self.path.stat().st_size
+
+    def text(self) -> str:
+        """What was said since ``begin``; of very much, the first part."""
         try:
             with self.path.open("rb") as file:
-                lines = file.read(_READ).decode("utf-8", errors="replace").splitlines()
+                file.seek(self._begin)
+                return file.read(_READ).decode("utf-8", errors="replace")
         except OSError:
             return ""
+
+    def last_words(self) -> str:
+        """The engine's own first exception; without one, its last line; empty if it said nothing."""
+        lines = self.text().splitlines()
         return first_exception(lines, self._echoes) or next(
             (line.strip() for line in reversed(lines) if line.strip()), ""
         )

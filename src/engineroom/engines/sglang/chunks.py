@@ -49,6 +49,7 @@ class ChunkReader:
             reason,
             logprobs=self._answer_logprobs(meta, start, new[:kept]),
             prompt_logprobs=prompt,
+            cached_tokens=meta.get("cached_tokens") or 0,
         )
 
     def _kept(self, new: Sequence[int]) -> int:

@@ -82,7 +82,7 @@ _JSON = {"Content-Type": "application/json"}
 
 def _read(response: httpx.Response) -> Any:
     if response.is_success:
-        return response.json() if response.content else None
+        return response.json() if response.headers.get("content-type") == "application/json" else None
     raise Refused(" ".join(_message(response).split())[:500] or f"HTTP {response.status_code}")
 
 

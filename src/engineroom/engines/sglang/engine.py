@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -14,19 +13,15 @@ from typing import Any, NoReturn
 import httpx
 
 from engineroom import machine
-from engineroom.checkpoint import Checkpoint, CheckpointKind
+from engineroom.checkpoint import Checkpoint
 from engineroom.config import Arguments
-from engineroom.engines.adapter_folder import AdapterFolder, adapter_names, open_adapters
-from engineroom.engines.base import BaseEngine, Health, HealthState, Progress
+from engineroom.engines.adapter_folder import AdapterFolder, adapter_names
+from engineroom.engines.base import Progress
 from engineroom.engines.capabilities import CAPABILITIES
-from engineroom.engines.grammar.compiler import FormatCompiler
-from engineroom.engines.plain import causal_alone
-from engineroom.engines.pooling import Pooling
 from engineroom.engines.process.aside import aside
+from engineroom.engines.process.engine import START_LIMIT, ProcessEngine
 from engineroom.engines.process.log import EngineLog
-from engineroom.engines.reward import Reward
 from engineroom.engines.sglang import options
-from engineroom.engines.sglang.adapters import check_adapter, check_adapters
 from engineroom.engines.sglang.chunks import ChunkReader
 from engineroom.engines.sglang.client import Client, Refused
 from engineroom.engines.sglang.interpreter import find_interpreter
@@ -34,7 +29,6 @@ from engineroom.engines.sglang.pooled import pooled
 from engineroom.engines.sglang.sampling import check, check_foreign, generate_request, to_sglang
 from engineroom.engines.sglang.server import Server
 from engineroom.errors import (
-    EngineClosedError,
     EngineDeadError,
     EngineError,
     EngineroomError,
@@ -45,64 +39,36 @@ from engineroom.errors import (
 )
 from engineroom.types import Chunk, Prompt, SamplingParams, Support
 
-START_LIMIT = 600.0
-"""Seconds in which the server has to be ready; large models are read for minutes."""
-
 _ECHOES = ("url: /freeze_gc", "Received sigquit", "SIGQUIT received")
 """Exceptions in SGLang's log that tell no cause."""
 
 _DEATH_PATIENCE = 1.0
 _ABORT_PATIENCE = 2.0
+_IDLE_PATIENCE = 5.0
+"""Seconds in which SGLang's scheduler has noticed that the last request has ended."""
 
 
-class SglangEngine(BaseEngine):
-    """Runs any causal language model of SGLang, or a reward model, in SGLang's own server.
-
-    Attributes:
-        log: what SGLang says; a file that goes with a clean end, and stays after a failure.
-    """
+class SglangEngine(ProcessEngine):
+    """Runs any causal language model of SGLang, a reward model or an embedding model, in SGLang's own server."""
 
     name = "sglang"
+    library = "SGLang"
     capabilities: Mapping[str, Support] = CAPABILITIES["sglang"]
 
     def __init__(
         self, arguments: Arguments, checkpoint: Checkpoint, *, start_limit: float = START_LIMIT
     ) -> None:
-        from engineroom.engines.huggingface.loader import Loader
-
         options.check_arguments(arguments)
-        self.checkpoint = checkpoint
-        self.log = EngineLog("sglang", _ECHOES)
-        self._arguments = arguments
-        self._start_limit = start_limit
+        super().__init__(arguments, checkpoint, EngineLog("sglang", _ECHOES), start_limit)
         self._foreign = arguments.sglang_url is not None
         self._gpus = 0 if self._foreign else len(machine.gpus())
         self._python = None if self._foreign else find_interpreter(arguments.sglang_python)
         self.max_concurrency = options.max_requests(arguments, cpu=options.runs_on_cpu(arguments, self._gpus))
-        loader = Loader(arguments, checkpoint)
-        self._kind: CheckpointKind = loader.kind
-        self._value_head_file = loader.value_head_file if loader.kind == "value_head" else None
-        self.can_generate = self._kind == "causal"
-        self.can_embed = self._kind == "embedding"
-        self.pooling = Pooling.of(checkpoint) if self.can_embed else Pooling()
-        self._folders = open_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
-        check_adapters(self._folders, checkpoint, merge=arguments.adapter_merge)
-        self.lacks = _lacks(arguments)
-        self.capabilities = {**self.capabilities, **dict.fromkeys(self.lacks, "unsupported")}
         self._always: str | None = None
         self._server: Server | None = None
         self._client: Client | None = None
-        self._reward: Reward | None = None
-        self._plain: tempfile.TemporaryDirectory[str] | None = None
         self._cumulative = False
-        self._state: HealthState = "starting"
-        self._running = 0
         self._aborts: set[asyncio.Task[None]] = set()
-        self._formats: FormatCompiler | None = None
-
-    @classmethod
-    def from_arguments(cls, arguments: Arguments) -> SglangEngine:
-        return cls(arguments, Checkpoint.open(arguments))
 
     # --- start and end ---------------------------------------------------------------------------------------------
 
@@ -113,15 +79,12 @@ class SglangEngine(BaseEngine):
             ModelLoadError: the weights are corrupt or missing, or an adapter does not fit.
             EngineStartError: it did not come up in time, or failed; SGLang's own first exception is in the message.
         """
-        assert self.checkpoint is not None
         try:
             if self._foreign:
                 await self._attach(progress)
             else:
                 await self._launch(progress)
-            if not self.can_generate and not self.can_embed:
-                width = self.checkpoint.text_config["hidden_size"]
-                self._reward = Reward.of(self.checkpoint, self._value_head_file, width)
+            self._take_reward(self.checkpoint.hidden_size)
             for name, folder in zip(adapter_names(self._folders), self._folders, strict=True):
                 progress("adding adapters", None)
                 await self._load(name, folder)
@@ -145,7 +108,6 @@ class SglangEngine(BaseEngine):
         progress("ready", 1.0)
 
     async def _launch(self, progress: Progress) -> None:
-        assert self.checkpoint is not None
         assert self._python is not None
         from engineroom.engines.huggingface.completeness import check_complete
 
@@ -154,15 +116,12 @@ class SglangEngine(BaseEngine):
         made = options.server_options(
             self._arguments, self.checkpoint, self._kind, self._folders, gpus=self._gpus
         )
-        is_pooled = self._kind in ("value_head", "embedding")
-        if is_pooled or self.checkpoint.value_head_file is not None:  # SGLang reads every *.safetensors
-            self._plain = tempfile.TemporaryDirectory(prefix="engineroom-sglang-")
-            made["model_path"] = str(causal_alone(self.checkpoint, Path(self._plain.name)))
+        made["model_path"] = str(self._model_folder())
         if self.pooling.kind != "last":  # these need every token's hidden state, of one forward pass
             made |= {"disable_radix_cache": True, "chunked_prefill_size": -1}
         settings = {
             "device": made["device"],
-            "pooling": self.pooling.kind if is_pooled else None,
+            "pooling": self.pooling.kind if self._hides_states else None,
             "zero_score_bias": self._kind == "sequence_classification"
             and not any(tensor.name == "score.bias" for tensor in self.checkpoint.tensors),
         }
@@ -176,7 +135,6 @@ class SglangEngine(BaseEngine):
         Raises:
             EngineStartError: there is no server, or one with another model.
         """
-        assert self.checkpoint is not None
         url = self._arguments.sglang_url or ""
         progress("asking the server", None)
         self._client = Client(url.rstrip("/"), os.environ.get("SGLANG_API_KEY"))
@@ -220,19 +178,7 @@ class SglangEngine(BaseEngine):
                 fix="name the base model that it was trained on, and check adapter_config.json",
             ) from error
 
-    async def close(self) -> None:
-        if self._state == "closed":
-            return
-        clean, self._state = self._state == "ready" and not self._is_dead(), "closed"
-        await self._stop()
-        if clean:
-            self.log.discard()
-
-    async def _stop(self) -> None:
-        if self._formats is not None:
-            self._formats.close()
-        if self._plain is not None:
-            self._plain.cleanup()
+    async def _end(self) -> None:
         if self._server is not None:
             await aside(self._server.kill)
         client, self._client = self._client, None
@@ -252,17 +198,9 @@ class SglangEngine(BaseEngine):
         check(params)
         if self._foreign:
             check_foreign(params)
-        assert self.checkpoint is not None
-        ends: set[int] = set(self.checkpoint.eos_token_ids)
         assert self.tokenizer is not None
-        ends |= set(self.tokenizer.eos_token_ids)
-        if params.response_format is None:
-            return to_sglang(params, ends)
-        if self._formats is None:
-            size = self.checkpoint.vocab_size or self.tokenizer.vocab_size
-            self._formats = FormatCompiler(self.tokenizer, size, self.tokenizer.eos_token_ids)
-        form = await self._formats.compile(params.response_format)
-        return to_sglang(params, ends, form.text, self._formats.special_ids)
+        ends = {*self.checkpoint.eos_token_ids, *self.tokenizer.eos_token_ids}
+        return to_sglang(params, ends, *await self._grammar(params))
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Chunk, None]:
         sampling, adapter = await self._sampling(params), params.adapter or self._always
@@ -308,23 +246,13 @@ class SglangEngine(BaseEngine):
         for prompt in prompts:
             self._check_ids(prompt)
         adapter = self._always or next(reversed(list(self.adapters)), None)
-        self._running += 1
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(pooled(client, prompt.token_ids, uuid.uuid4().hex, adapter))
-                    for prompt in prompts
-                ]
-        except ExceptionGroup as errors:
-            await self._fail(errors.exceptions[0])
-        finally:
-            self._running -= 1
-        return [task.result() for task in tasks]
+        return await self._together(
+            pooled(client, prompt.token_ids, uuid.uuid4().hex, adapter) for prompt in prompts
+        )
 
     async def load_adapter(self, name: str, path: Path) -> None:
-        assert self.checkpoint is not None
         folder = AdapterFolder.open(path)
-        check_adapter(folder, self.checkpoint)
+        self._check_adapter(folder)
         folder.check_headless()
         try:
             await self._load(name, folder)
@@ -340,9 +268,24 @@ class SglangEngine(BaseEngine):
         except Exception as error:
             await self._fail(error)
 
+    async def flush_cache(self) -> None:
+        try:
+            await self._ready().post(f"/flush_cache?timeout={_IDLE_PATIENCE}", {})
+        except Exception as error:
+            await self._fail(error)
+
+    async def _load_weights(self, folder: Path) -> None:
+        """SGLang flushes its cache with them. What went wrong is told as it is, unless the server is gone."""
+        try:
+            await self._ready().post("/update_weights_from_disk", {"model_path": str(folder)})
+        except Refused:
+            raise
+        except Exception as error:
+            await self._fail(error)
+
     def _check_ids(self, prompt: Prompt) -> None:
         """One id without an embedding ends SGLang's scheduler, and every request in it."""
-        size = self.checkpoint.vocab_size if self.checkpoint else None
+        size = self.checkpoint.vocab_size
         if size is not None and max(prompt.token_ids) >= size:
             raise MessageError(
                 f"the prompt holds token id {max(prompt.token_ids)}",
@@ -358,19 +301,14 @@ class SglangEngine(BaseEngine):
         task.add_done_callback(self._aborts.discard)
         await asyncio.shield(task)
 
-    def health(self) -> Health:
-        if self._state == "ready" and self._is_dead():
-            return Health("dead", self._running, self._obituary())
-        return Health(self._state, self._running)
-
     def _is_dead(self) -> bool:
         return self._server is not None and self._server.is_dead()
 
     def _ready(self) -> Client:
         if self._state == "closed":
-            raise _closed()
+            raise self._closed()
         if self._client is None:
-            raise EngineStartError("the sglang engine was not started", fix="await engine.start() first")
+            raise self._not_started()
         if self._is_dead():
             raise self._dead()
         return self._client
@@ -383,7 +321,7 @@ class SglangEngine(BaseEngine):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._server.died.wait(), _DEATH_PATIENCE)
         if self.health().state == "closed":
-            raise _closed() from error
+            raise self._closed() from error
         if self._is_dead() or (self._foreign and isinstance(error, httpx.TransportError)):
             raise self._dead() from error
         raise GenerationError(
@@ -407,20 +345,17 @@ class SglangEngine(BaseEngine):
     def _obituary(self) -> str:
         return self._server.obituary() if self._server else ""
 
-
-def _lacks(arguments: Arguments) -> dict[str, str]:
-    """What SGLang could do, and this server can't: it has to be started for it."""
-    if arguments.sglang_url is not None:
-        hooked = "only a server that engineroom starts does it as the contract says; leave sglang_url out"
-        return dict.fromkeys(("repetition_penalty", "score", "embed"), hooked)
-    if arguments.adapter_merge and arguments.adapter_name_or_path:
-        return {
-            "load_adapter": "the adapter of the start is applied to every request, and SGLang applies one to each; "
-            "start with adapter_merge=false"
-        }
-    if not options.has_lora(arguments):
-        return {"load_adapter": "SGLang makes room for adapters at the start: add enable_lora=true"}
-    return {}
+    def _lacks_here(self) -> dict[str, str]:
+        if self._arguments.sglang_url is not None:
+            hooked = "only a server that engineroom starts does it as the contract says; leave sglang_url out"
+            others = "the server may have other users; leave sglang_url out"
+            return {
+                **dict.fromkeys(("repetition_penalty", "score", "embed"), hooked),
+                **dict.fromkeys(("flush_cache", "update_weights"), others),
+            }
+        if not options.has_lora(self._arguments):
+            return {"load_adapter": "SGLang makes room for adapters at the start: add enable_lora=true"}
+        return {}
 
 
 async def _abort(client: Client, rid: str) -> None:
@@ -429,7 +364,3 @@ async def _abort(client: Client, rid: str) -> None:
     ):  # it is gone, or this client was closed
         async with asyncio.timeout(_ABORT_PATIENCE):
             await client.post("/abort_request", {"rid": rid})
-
-
-def _closed() -> EngineClosedError:
-    return EngineClosedError("the engine was closed", fix="make a new ChatModel")

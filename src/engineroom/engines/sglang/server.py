@@ -17,14 +17,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from engineroom.engines.process.aside import aside
 from engineroom.engines.process.log import EngineLog
 from engineroom.engines.process.trees import kill_trees, process_trees
 from engineroom.engines.sglang.client import Client
-from engineroom.engines.sglang.in_server.launch import REFUSED
+from engineroom.engines.sglang.in_server.launch import HELD, REFUSED
 from engineroom.errors import ArgumentError, EngineStartError
 
 _LAUNCH = Path(__file__).parent / "in_server" / "launch.py"
 _POLL = 0.1
+
+_TAKEN = "address already in use"
+"""Of the server's port, or of one that SGLang chose for its processes: others may take it before it is bound."""
+
+_ATTEMPTS = 3
 
 
 class Server:
@@ -55,9 +61,21 @@ class Server:
 
         Raises:
             ArgumentError: SGLang knows no such option.
-            EngineStartError: it did not come up in time, or ended.
+            EngineStartError: it did not come up in time, or ended. If a port was taken meanwhile, others are tried first.
         """
-        port, key = _free_port(), secrets.token_urlsafe(24)
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return await self._start_on(_free_port(), options, settings, limit)
+            except EngineStartError:
+                if attempt == _ATTEMPTS or _TAKEN not in self._log.text().lower():
+                    raise
+                await aside(self.kill)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _start_on(
+        self, port: int, options: Mapping[str, Any], settings: Mapping[str, Any], limit: float
+    ) -> Client:
+        key = secrets.token_urlsafe(24)
         request = {
             "options": {**options, "host": "127.0.0.1", "port": port, "api_key": key},
             "settings": dict(settings),
@@ -72,6 +90,8 @@ class Server:
         return client
 
     def _spawn(self, request: bytes, settings: Mapping[str, Any]) -> None:
+        self.died = asyncio.Event()
+        self._log.begin()
         # Its sockets lie here: a path of a socket has at most 107 bytes, and they would be left in /tmp otherwise.
         self._scratch = Path(tempfile.mkdtemp(prefix="sgl-"))
         log = os.open(self._log.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -100,8 +120,11 @@ class Server:
             self._process.stdin.flush()
 
     async def _wait_until_up(self, client: Client, limit: float) -> None:
-        begun = time.monotonic()
-        while not await client.is_up():
+        begun, held = time.monotonic(), False
+        while True:
+            held = held or HELD in self._log.text()
+            if held and await client.is_up():
+                return
             if self._process is not None and self._process.poll() is not None:
                 raise self._failed_start()
             if time.monotonic() - begun > limit:
@@ -114,16 +137,15 @@ class Server:
                 await asyncio.wait_for(self.died.wait(), _POLL)
 
     def _failed_start(self) -> ArgumentError | EngineStartError:
-        with suppress(OSError):
-            for line in self._log.path.read_text(encoding="utf-8", errors="replace").splitlines():
-                if line.startswith(REFUSED):
-                    name, guess = json.loads(line.removeprefix(REFUSED))[0]
-                    return ArgumentError(
-                        f"sglang_config has an unknown server argument {name!r}",
-                        why="SGLang's ServerArgs has no such field",
-                        fix=f"did you mean {guess}?" if guess else "leave it out",
-                        argument="sglang_config",
-                    )
+        for line in self._log.text().splitlines():
+            if line.startswith(REFUSED):
+                name, guess = json.loads(line.removeprefix(REFUSED))[0]
+                return ArgumentError(
+                    f"sglang_config has an unknown server argument {name!r}",
+                    why="SGLang's ServerArgs has no such field",
+                    fix=f"did you mean {guess}?" if guess else "leave it out",
+                    argument="sglang_config",
+                )
         return EngineStartError(
             "SGLang could not start", why=self.obituary(), fix=f"its log is {self._log.path}"
         )

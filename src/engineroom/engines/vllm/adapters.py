@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engineroom.checkpoint import Checkpoint
 from engineroom.engines.adapter_folder import AdapterFolder
-from engineroom.errors import ArgumentError, ModelLoadError
+from engineroom.errors import ArgumentError
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -55,38 +53,11 @@ class Adapters:
         return self._requests.pop(name)
 
 
-def check_adapters(
-    folders: Sequence[AdapterFolder], checkpoint: Checkpoint, *, merge: bool, max_rank: int
-) -> None:
-    """What vLLM can't do with these adapters, told before it starts.
-
-    Raises:
-        ArgumentError: several are to be merged, or a rank is above ``vllm_max_lora_rank``.
-        ModelLoadError: an adapter is of a kind that vLLM does not run, or was trained on another model.
-    """
-    if merge and len(folders) > 1:
-        raise ArgumentError(
-            "the vllm engine does not merge several adapters",
-            why="vLLM applies one adapter to a request",
-            fix="adapter_merge=false to choose per request, or infer_backend=huggingface",
-            argument="adapter_name_or_path",
-        )
-    for folder in folders:
-        check_adapter(folder, checkpoint, max_rank)
-
-
-def check_adapter(folder: AdapterFolder, checkpoint: Checkpoint, max_rank: int) -> None:
+def check_rank(folder: AdapterFolder, max_rank: int) -> None:
     """
     Raises:
-        ArgumentError, ModelLoadError: as :func:`check_adapters`.
+        ArgumentError: its rank is above ``vllm_max_lora_rank``.
     """
-    config = folder.config
-    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("modules_to_save"):
-        raise ModelLoadError(
-            f"the adapter {str(folder.path)!r} is not of a kind that vLLM runs",
-            why="vLLM runs plain LoRA: no DoRA, no OFT, no modules_to_save",
-            fix="use infer_backend=huggingface",
-        )
     if folder.rank > max_rank:
         raise ArgumentError(
             f"the adapter {str(folder.path)!r} has rank {folder.rank}",
@@ -94,5 +65,3 @@ def check_adapter(folder: AdapterFolder, checkpoint: Checkpoint, max_rank: int) 
             fix=f"vllm_max_lora_rank={folder.rank}",
             argument="vllm_max_lora_rank",
         )
-    folder.check_separate()
-    folder.check_fits(checkpoint)

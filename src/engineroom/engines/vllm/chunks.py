@@ -36,6 +36,7 @@ def to_chunk(output: RequestOutput, prompt: Prompt, params: SamplingParams) -> C
         reason,
         logprobs=_answer_logprobs(completion, token_ids, params.logprobs),
         prompt_logprobs=_prompt_logprobs(told, prompt, params.prompt_logprobs or 0) if told else None,
+        cached_tokens=output.num_cached_tokens or 0,
     )
 
 

@@ -5,25 +5,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from engineroom.checkpoint import Checkpoint, CheckpointKind
+from engineroom.checkpoint import Checkpoint
 from engineroom.config import Arguments
-from engineroom.engines.adapter_folder import AdapterFolder, adapter_names, open_adapters
-from engineroom.engines.base import BaseEngine, Health, HealthState, Progress
+from engineroom.engines.adapter_folder import AdapterFolder, adapter_names
+from engineroom.engines.base import Progress
 from engineroom.engines.capabilities import CAPABILITIES
-from engineroom.engines.grammar.compiler import FormatCompiler
-from engineroom.engines.plain import causal_alone
-from engineroom.engines.pooling import Pooling
 from engineroom.engines.process.aside import aside
-from engineroom.engines.reward import Reward
+from engineroom.engines.process.engine import START_LIMIT, ProcessEngine
 from engineroom.engines.vllm import library
-from engineroom.engines.vllm.adapters import Adapters, check_adapter, check_adapters
+from engineroom.engines.vllm.adapters import Adapters, check_rank
 from engineroom.engines.vllm.chunks import to_chunk
 from engineroom.engines.vllm.log import vllm_log
 from engineroom.engines.vllm.options import (
@@ -35,11 +31,10 @@ from engineroom.engines.vllm.options import (
     head_size,
     max_sequences,
 )
-from engineroom.engines.vllm.pooled import pooled
+from engineroom.engines.vllm.pooled import PoolingTask, pooled
 from engineroom.engines.vllm.sampling import check_temperature, to_vllm
 from engineroom.errors import (
     ArgumentError,
-    EngineClosedError,
     EngineDeadError,
     EngineError,
     EngineroomError,
@@ -52,63 +47,29 @@ from engineroom.types import Chunk, Prompt, SamplingParams, Support
 
 if TYPE_CHECKING:
     import vllm
+    from torch import Tensor
     from vllm.v1.engine.async_llm import AsyncLLM
 
-START_LIMIT = 600.0
-"""Seconds in which the engine has to be ready; large models are read for minutes."""
 
-
-class VllmEngine(BaseEngine):
-    """Runs any causal language model of vLLM, or a reward model, in vLLM's own process.
-
-    Attributes:
-        log: what vLLM says; a file that goes with a clean end, and stays after a failure.
-    """
+class VllmEngine(ProcessEngine):
+    """Runs any causal language model of vLLM, a reward model or an embedding model, in vLLM's own process."""
 
     name = "vllm"
+    library = "vLLM"
     capabilities: Mapping[str, Support] = CAPABILITIES["vllm"]
 
     def __init__(
         self, arguments: Arguments, checkpoint: Checkpoint, *, start_limit: float = START_LIMIT
     ) -> None:
-        from engineroom.engines.huggingface.loader import Loader
-
         library.check_version()
         check_arguments(arguments)
-        self.checkpoint = checkpoint
+        super().__init__(arguments, checkpoint, vllm_log(), start_limit)
         self.max_concurrency = max_sequences(arguments, cpu=library.is_cpu_build())
-        self.log = vllm_log()
-        self._arguments = arguments
-        self._start_limit = start_limit
-        loader = Loader(arguments, checkpoint)
-        self._kind: CheckpointKind = loader.kind
-        self._value_head_file = loader.value_head_file if loader.kind == "value_head" else None
-        self.can_generate = self._kind == "causal"
-        self.can_embed = self._kind == "embedding"
-        self.pooling = Pooling.of(checkpoint) if self.can_embed else Pooling()
-        self._folders = open_adapters(arguments.adapter_name_or_path, arguments.adapter_folder)
         self._room = adapter_room(arguments)
-        check_adapters(
-            self._folders,
-            checkpoint,
-            merge=arguments.adapter_merge,
-            max_rank=arguments.vllm_max_lora_rank,
-        )
         self._adapters = Adapters()
-        self.lacks = _lacks(arguments)
-        self.capabilities = {**self.capabilities, **dict.fromkeys(self.lacks, "unsupported")}
         self._launch: library.Launch | None = None
         self._engine: AsyncLLM | None = None
-        self._reward: Reward | None = None
-        self._plain: tempfile.TemporaryDirectory[str] | None = None
-        self._state: HealthState = "starting"
-        self._running = 0
         self._numbers = itertools.count()
-        self._formats: FormatCompiler | None = None
-
-    @classmethod
-    def from_arguments(cls, arguments: Arguments) -> VllmEngine:
-        return cls(arguments, Checkpoint.open(arguments))
 
     # --- start and end ---------------------------------------------------------------------------------------------
 
@@ -119,7 +80,6 @@ class VllmEngine(BaseEngine):
             ModelLoadError: the weights are corrupt or missing, or of a shape that vLLM's kernels don't take.
             EngineStartError: it did not come up in time, or failed; vLLM's own first exception is in the message.
         """
-        assert self.checkpoint is not None
         self.checkpoint.check_weights()
         progress("starting vLLM", None)
         self._launch = launch = library.Launch(self.log)
@@ -152,7 +112,6 @@ class VllmEngine(BaseEngine):
     def _options(self, platform: Platform) -> Mapping[str, Any]:
         from engineroom.engines.huggingface.completeness import check_complete
 
-        assert self.checkpoint is not None
         size = head_size(self.checkpoint)
         if platform.head_sizes and size is not None and size not in platform.head_sizes:
             raise ModelLoadError(
@@ -163,10 +122,8 @@ class VllmEngine(BaseEngine):
         # vLLM 0.32 exempts every linear layer from its own check, and runs with whatever was in the memory.
         check_complete(self.checkpoint, self._kind)
         options = engine_options(self._arguments, self.checkpoint, self._kind, platform)
-        if self.checkpoint.value_head_file is not None or self.can_embed:
-            self._plain = tempfile.TemporaryDirectory(prefix="engineroom-vllm-")
-            options["model"] = str(causal_alone(self.checkpoint, Path(self._plain.name)))
-        if self._kind in ("value_head", "embedding"):
+        options["model"] = str(self._model_folder())
+        if self._hides_states:
             return {**options, "convert": "embed", "pooler_config": self.pooling.kind}
         return options
 
@@ -184,10 +141,7 @@ class VllmEngine(BaseEngine):
             else:
                 self._adapters.put(name, request)
         self.adapters = self._adapters.folders
-        if not self.can_generate and not self.can_embed:
-            assert self.checkpoint is not None
-            hidden_size = engine.model_config.get_hidden_size()
-            self._reward = Reward.of(self.checkpoint, self._value_head_file, hidden_size)
+        self._take_reward(engine.model_config.get_hidden_size())
 
     async def _add(self, engine: AsyncLLM, adapter: Any) -> None:
         try:
@@ -220,19 +174,7 @@ class VllmEngine(BaseEngine):
             self._engine = await asyncio.wait_for(asyncio.shield(starting), timeout=20)
         await self._stop()
 
-    async def close(self) -> None:
-        if self._state == "closed":
-            return
-        clean, self._state = self._state == "ready" and not self._is_dead(), "closed"
-        await self._stop()
-        if clean:
-            self.log.discard()
-
-    async def _stop(self) -> None:
-        if self._formats is not None:
-            self._formats.close()
-        if self._plain is not None:
-            self._plain.cleanup()
+    async def _end(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None and self._launch is not None:
             library.end_requests(engine)
@@ -252,22 +194,14 @@ class VllmEngine(BaseEngine):
             ParameterError: vLLM would refuse a value, or the format can't be kept to.
         """
         check_temperature(params.temperature)
-        if params.response_format is None:
-            return to_vllm(params)
-        if params.logprobs is not None:
+        if params.response_format is not None and params.logprobs is not None:
             raise ParameterError(
                 "logprobs can't be combined with response_format by the vllm engine",
                 why="vLLM would give them among the tokens that the format lets through, not the model's own",
                 fix="leave one of the two out, or use infer_backend=huggingface",
                 parameter="logprobs",
             )
-        if self._formats is None:
-            assert self.tokenizer is not None
-            assert self.checkpoint is not None
-            size = self.checkpoint.vocab_size or self.tokenizer.vocab_size
-            self._formats = FormatCompiler(self.tokenizer, size, self.tokenizer.eos_token_ids)
-        form = await self._formats.compile(params.response_format)
-        return to_vllm(params, form.text, self._formats.special_ids)
+        return to_vllm(params, *await self._grammar(params))
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Chunk, None]:
         request = await self._request(params)
@@ -286,47 +220,29 @@ class VllmEngine(BaseEngine):
                     if chunk is not None:
                         yield chunk
         except Exception as error:
-            self._fail(error)
+            await self._fail(error)
         finally:
             self._running -= 1
 
     async def score(self, prompts: Sequence[Prompt]) -> list[float]:
-        engine, reward = self._ready(), self._reward
+        reward = self._reward
         assert reward is not None
-        self._running += 1
-        try:
-            async with asyncio.TaskGroup() as group:
-                adapter, task = self._adapters.last(), "embed" if reward.head else "classify"
-                tasks = [
-                    group.create_task(pooled(engine, prompt.token_ids, self._new_id(), task, adapter))
-                    for prompt in prompts
-                ]
-        except ExceptionGroup as errors:
-            self._fail(errors.exceptions[0])
-        finally:
-            self._running -= 1
-        return [reward.score(task.result()) for task in tasks]
+        task = "embed" if reward.head else "classify"
+        return [reward.score(values) for values in await self._pooled(prompts, task)]
 
     async def embed(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
+        return [tuple(cast("Any", vector).tolist()) for vector in await self._pooled(prompts, "embed")]
+
+    async def _pooled(self, prompts: Sequence[Prompt], task: PoolingTask) -> list[Tensor]:
         engine, adapter = self._ready(), self._adapters.last()
-        self._running += 1
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(pooled(engine, prompt.token_ids, self._new_id(), "embed", adapter))
-                    for prompt in prompts
-                ]
-        except ExceptionGroup as errors:
-            self._fail(errors.exceptions[0])
-        finally:
-            self._running -= 1
-        return [tuple(cast("Any", task.result()).tolist()) for task in tasks]
+        return await self._together(
+            pooled(engine, prompt.token_ids, self._new_id(), task, adapter) for prompt in prompts
+        )
 
     # --- adapters and sleep ----------------------------------------------------------------------------------------
 
     async def load_adapter(self, name: str, path: Path) -> None:
         engine = self._ready()
-        assert self.checkpoint is not None
         if len(self.adapters) >= self._room:
             raise ArgumentError(
                 f"there is no room for the adapter {name!r}",
@@ -335,12 +251,12 @@ class VllmEngine(BaseEngine):
                 argument="vllm_config",
             )
         folder = AdapterFolder.open(path)
-        check_adapter(folder, self.checkpoint, self._arguments.vllm_max_lora_rank)
+        self._check_adapter(folder)
         request = self._adapters.numbered(name, folder)
         try:
             await self._add(engine, request)
         except Exception as error:
-            self._fail(error)
+            await self._fail(error)
         self._adapters.put(name, request)
         self.adapters = self._adapters.folders
 
@@ -349,7 +265,7 @@ class VllmEngine(BaseEngine):
         try:
             await engine.remove_lora(self._adapters.take(name).lora_int_id)
         except Exception as error:
-            self._fail(error)
+            await self._fail(error)
         finally:
             self.adapters = self._adapters.folders
 
@@ -357,18 +273,31 @@ class VllmEngine(BaseEngine):
         try:
             await self._ready().sleep(level=1)
         except Exception as error:
-            self._fail(error)
+            await self._fail(error)
 
     async def wake(self) -> None:
         try:
             await self._ready().wake_up()
         except Exception as error:
-            self._fail(error)
+            await self._fail(error)
 
-    def health(self) -> Health:
-        if self._state == "ready" and self._is_dead():
-            return Health("dead", self._running, self._obituary())
-        return Health(self._state, self._running)
+    async def flush_cache(self) -> None:
+        try:
+            flushed = await self._ready().reset_prefix_cache()
+        except Exception as error:
+            await self._fail(error)
+        if not flushed:
+            raise EngineError("vLLM did not flush its cache", why="a request is in it still", fix="try again")
+
+    async def _load_weights(self, folder: Path) -> None:
+        engine = cast("Any", self._ready())
+        try:
+            await engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        except Exception as error:
+            if self._state == "closed" or self._is_dead():
+                await self._fail(error)
+            raise
+        await self.flush_cache()
 
     def _new_id(self) -> str:
         return f"engineroom-{next(self._numbers)}"
@@ -378,22 +307,21 @@ class VllmEngine(BaseEngine):
 
     def _ready(self) -> AsyncLLM:
         if self._state == "closed":
-            raise _closed()
+            raise self._closed()
         if self._engine is None:
-            raise EngineStartError("the vllm engine was not started", fix="await engine.start() first")
+            raise self._not_started()
         if self._is_dead():
             raise self._dead()
         return self._engine
 
-    def _fail(self, error: Exception) -> NoReturn:
-        """vLLM's exception as one of ours."""
+    async def _fail(self, error: Exception) -> NoReturn:
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
         from vllm.v1.engine.exceptions import EngineGenerateError
 
         if isinstance(error, EngineroomError):
             raise error
         if self._state == "closed":
-            raise _closed() from error
+            raise self._closed() from error
         if isinstance(error, VllmDeadError) or self._is_dead():
             raise self._dead() from error
         cause = error.__cause__ if isinstance(error, EngineGenerateError) and error.__cause__ else error
@@ -413,26 +341,21 @@ class VllmEngine(BaseEngine):
         ends = [f"killed by {signal.Signals(-code).name}" for code in codes if code < 0]
         return "; ".join(ends) or self.log.last_words() or "it said nothing"
 
+    def _lacks_here(self) -> dict[str, str]:
+        """Or it would have to be built for another device."""
+        arguments = self._arguments
+        reasons: dict[str, str] = {}
+        if not has_lora(arguments) or adapter_room(arguments) <= len(arguments.adapter_name_or_path):
+            reasons["load_adapter"] = "vLLM reserves the room for adapters at the start: add enable_lora=true"
+        if library.is_cpu_build():
+            reasons["sleep"] = "vLLM's build for the CPU has no accelerator whose memory could be freed"
+        elif not (arguments.vllm_config or {}).get("enable_sleep_mode"):
+            reasons["sleep"] = 'vLLM has to be started for it: vllm_config={"enable_sleep_mode": true}'
+        return reasons
 
-def _lacks(arguments: Arguments) -> dict[str, str]:
-    """What vLLM could do, and this one can't: it has to be started for it, or to be built for another device."""
-    reasons: dict[str, str] = {}
-    if arguments.adapter_merge and arguments.adapter_name_or_path:
-        reasons["load_adapter"] = (
-            "the adapter of the start is applied to every request, and vLLM applies one to each; "
-            "start with adapter_merge=false"
-        )
-    elif not has_lora(arguments) or adapter_room(arguments) <= len(arguments.adapter_name_or_path):
-        reasons["load_adapter"] = "vLLM reserves the room for adapters at the start: add enable_lora=true"
-    if library.is_cpu_build():
-        reasons["sleep"] = "vLLM's build for the CPU has no accelerator whose memory could be freed"
-    elif not (arguments.vllm_config or {}).get("enable_sleep_mode"):
-        reasons["sleep"] = 'vLLM has to be started for it: vllm_config={"enable_sleep_mode": true}'
-    return reasons
-
-
-def _closed() -> EngineClosedError:
-    return EngineClosedError("the engine was closed", fix="make a new ChatModel")
+    def _check_adapter(self, folder: AdapterFolder) -> None:
+        super()._check_adapter(folder)
+        check_rank(folder, self._arguments.vllm_max_lora_rank)
 
 
 def _shortened(error: BaseException) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
+PoolingTask: TypeAlias = Literal["classify", "embed"]
+
 
 async def pooled(
     engine: AsyncLLM,
     token_ids: Sequence[int],
     request_id: str,
-    task: Literal["classify", "embed"],
+    task: PoolingTask,
     adapter: LoRARequest | None,
 ) -> Tensor:
     """[labels] or [width] in float32, without the activation that vLLM puts on by default."""

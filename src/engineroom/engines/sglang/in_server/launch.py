@@ -15,6 +15,7 @@ import multiprocessing.process
 import os
 import runpy
 import signal
+import socket
 import sys
 import threading
 import time
@@ -26,6 +27,9 @@ SETTINGS = "ENGINEROOM_SGLANG"
 
 REFUSED = "engineroom: unknown server arguments: "
 """What the log holds when an option is not SGLang's; a JSON list of [name, nearest known name or null] follows."""
+
+HELD = "engineroom: the port is held"
+"""Before the log says so, whoever answers at the port is somebody else."""
 
 _HERE = Path(__file__).resolve().parent
 
@@ -81,12 +85,30 @@ def main() -> None:
     os.environ[SETTINGS] = json.dumps(request["settings"])
     for follow in (follow_parent, follow_children):
         threading.Thread(target=follow, name=follow.__name__, daemon=True).start()
+    with hold_port(request["options"]["host"], request["options"]["port"]):
+        serve(request["options"])
+
+
+def serve(options: dict[str, Any]) -> None:
     prepare()
     server_args: Any = importlib.import_module("sglang.srt.server_args")
-    options: dict[str, Any] = request["options"]
     refuse_unknown(options, server_args.ServerArgs)
     importlib.import_module("sglang.srt.plugins").load_plugins()
     importlib.import_module("sglang.launch_server").run_server(server_args.ServerArgs(**options))
+
+
+def hold_port(host: str, port: int) -> socket.socket:
+    """Bound and not listening: the system gives the port to nobody else, and SGLang binds it too when the model is loaded,
+    with SO_REUSEADDR as here (socket(7)).
+
+    Raises:
+        OSError: it was taken meanwhile.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind((host, port))
+    print(HELD, flush=True)
+    return holder
 
 
 def refuse_unknown(options: dict[str, Any], server_args: Any) -> None:

@@ -101,9 +101,10 @@ class Launch:
             limit: seconds; vLLM's own time limit, so that it never ends before ours.
         """
         STREAM.log = self._log
-        logging.getLogger("torch._library.triton").setLevel(
-            logging.ERROR
-        )  # it warns where there is no triton
+        # One warns where there is no triton, the other where another package (kt-kernel) brings a part of its kernels.
+        logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+        if is_cpu_build():
+            logging.getLogger("vllm.model_executor.layers.fused_moe.config").setLevel(logging.CRITICAL)
         with _environment(limit), warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"

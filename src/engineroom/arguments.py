@@ -67,7 +67,9 @@ class Arguments(BaseModel):
 
     # --- the model --------------------------------------------------------------------------------------------
     model_name_or_path: str = Field(
-        "demo", min_length=1, description="A folder, a hub repository, or a shipped model: demo, demo-reward."
+        "demo",
+        min_length=1,
+        description="A folder, a hub repository, or a shipped model: demo, demo-moe, demo-reward.",
     )
     adapter_name_or_path: Names = Field((), description="LoRA adapters, in order; commas separate several.")
     adapter_folder: str | None = Field(None, description="A folder in which the adapters lie.")
@@ -177,8 +179,30 @@ class Arguments(BaseModel):
     sglang_lora_backend: str = Field(
         "triton", description="SGLang: kernels for LoRA; torch_native on a CPU unless given."
     )
-    kt_method: str | None = Field(None, description="KTransformers: how expert weights are kept.")
-    kt_weight_path: str | None = Field(None, description="KTransformers: folder of converted expert weights.")
+    kt_method: str | None = Field(
+        None,
+        min_length=1,
+        description="KTransformers: how experts are kept: BF16 (the default), AMXINT8, AMXINT4, FP8 or LLAMAFILE.",
+    )
+    kt_weight_path: str | None = Field(
+        None,
+        min_length=1,
+        description="KTransformers: folder of converted experts, of `engineroom convert-experts` or GGUF files.",
+    )
+    kt_cpuinfer: int | None = Field(
+        None, ge=1, description="KTransformers: threads that compute experts; None is one for each core."
+    )
+    kt_threadpool_count: int | None = Field(
+        None, ge=1, description="KTransformers: pools of threads; None is one for each NUMA node."
+    )
+    kt_numa_nodes: Annotated[tuple[int, ...] | None, BeforeValidator(_split_commas)] = Field(
+        None,
+        min_length=1,
+        description="KTransformers: the NUMA node of each pool; None takes one after another.",
+    )
+    kt_chunked_prefill_size: int | None = Field(
+        None, ge=1, description="KTransformers: tokens that an expert layer takes at once; None is 512."
+    )
 
     # --- the prompt -------------------------------------------------------------------------------------------
     template: str | None = Field(

@@ -54,6 +54,16 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def numa_nodes() -> tuple[int, ...]:
+    """The NUMA nodes that have memory; (0,) where the system does not tell."""
+    try:
+        text = Path("/sys/devices/system/node/has_memory").read_text(encoding="ascii")
+    except OSError:
+        return (0,)
+    ends = [part.split("-") for part in text.strip().split(",") if part]  # such as 0-1,4
+    return tuple(node for end in ends for node in range(int(end[0]), int(end[-1]) + 1)) or (0,)
+
+
 @cache
 def gpus() -> tuple[Gpu, ...]:
     """The GPUs that ``nvidia-smi`` reports; none where it is missing or fails. CUDA_VISIBLE_DEVICES is not applied."""

@@ -31,21 +31,23 @@ _ABOVE = ("n", "stop", "ignore_eos", "skip_special_tokens", "timeout")
 
 _MEDIA: Mapping[str, Support] = {"images": "unsupported", "videos": "unsupported", "audios": "unsupported"}
 
+_TRANSFORMERS: Mapping[str, Support] = MappingProxyType(
+    {
+        **dict.fromkeys(SamplingParams.names(), "native"),
+        **dict.fromkeys(_ABOVE, "emulated"),
+        "chat": "native",
+        "score": "native",
+        **dict.fromkeys(("embed", "load_adapter", "sleep", "flush_cache"), "native"),
+        # Weights are laid out anew as they are loaded, and some quantised: there is nothing to copy others into.
+        "update_weights": "unsupported",
+        "tools": "emulated",
+        **_MEDIA,
+    }
+)
+
 CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
     {
-        "huggingface": MappingProxyType(
-            {
-                **dict.fromkeys(SamplingParams.names(), "native"),
-                **dict.fromkeys(_ABOVE, "emulated"),
-                "chat": "native",
-                "score": "native",
-                **dict.fromkeys(("embed", "load_adapter", "sleep", "flush_cache"), "native"),
-                # Weights are laid out anew as they are loaded, and some quantised: there is nothing to copy others into.
-                "update_weights": "unsupported",
-                "tools": "emulated",
-                **_MEDIA,
-            }
-        ),
+        "huggingface": _TRANSFORMERS,
         "vllm": MappingProxyType(
             {
                 **dict.fromkeys(SamplingParams.names(), "native"),
@@ -80,6 +82,7 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 **_MEDIA,
             }
         ),
+        "ktransformers": _TRANSFORMERS,
         "scripted": MappingProxyType(
             {
                 **dict.fromkeys(SamplingParams.names(), "unsupported"),

@@ -161,11 +161,15 @@ _BUILT_IN = (
     ),
     EngineSpec(
         "ktransformers",
-        "",
-        packages=(("kt_kernel", "kt-kernel"),),
+        "engineroom.engines.ktransformers:KTransformersEngine",
+        packages=(
+            ("torch", "torch"),
+            ("transformers", "transformers"),
+            ("gguf", "gguf"),
+            ("kt_kernel", "kt-kernel"),
+        ),
         extra="ktransformers",
-        planned=True,
-        summary="Transformers, with experts on the CPU by kt-kernel",
+        summary="Transformers, with the experts of sparse models on the CPU by kt-kernel",
     ),
     EngineSpec(
         "scripted", "engineroom.engines.scripted:ScriptedEngine", summary="a script instead of weights"

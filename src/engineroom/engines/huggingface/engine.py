@@ -36,10 +36,11 @@ class HuggingfaceEngine(BaseEngine):
 
     name = "huggingface"
     capabilities: Mapping[str, Support] = CAPABILITIES["huggingface"]
+    loader_class = Loader
 
     def __init__(self, arguments: Arguments, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._loader = Loader(arguments, checkpoint)
+        self._loader = self.loader_class(arguments, checkpoint)
         self.can_generate = self._loader.can_generate
         self.can_embed = self._loader.kind == "embedding"
         if self.can_embed:
@@ -164,6 +165,7 @@ class HuggingfaceEngine(BaseEngine):
             await asyncio.wait([ended], timeout=_PATIENCE)
             if ended.done():
                 self._thread.join()
+                self._loader.close()
 
     def health(self) -> Health:
         return self._thread.health() if self._thread else Health("starting")
@@ -175,7 +177,9 @@ class HuggingfaceEngine(BaseEngine):
 
     def _running(self) -> InferenceThread:
         if self._thread is None:
-            raise EngineStartError("the huggingface engine was not started", fix="await engine.start() first")
+            raise EngineStartError(
+                f"the {self.name} engine was not started", fix="await engine.start() first"
+            )
         return self._thread
 
 

@@ -62,6 +62,11 @@ class Loader:
             return {}
         return dict(zip(adapter_names(self._adapters), self._adapters, strict=True))
 
+    @property
+    def exact(self) -> bool:
+        """Is all of a float32 model computed in float32?"""
+        return True
+
     def _kind(self) -> CheckpointKind:
         kind, name = self._checkpoint.kind, self._checkpoint.name
         if self._arguments.stage == "embed" or (kind == "embedding" and self._arguments.stage is None):
@@ -120,6 +125,9 @@ class Loader:
                 why=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}",
                 fix=f"engineroom doctor {self._checkpoint.name}",
             ) from error
+
+    def close(self) -> None:
+        """Frees what does not go with the model. Nothing may be computing."""
 
     def _load(self, device: torch.device, progress: Progress) -> LoadedModel:
         model = self._load_model(device, progress)
@@ -190,6 +198,7 @@ class Loader:
                 attention=self._arguments.flash_attn,
                 keeps_logits=keeps_logits(model),
                 cached=self._arguments.use_kv_cache and cache_argument(model) is not None,
+                exact=self.exact,
             )
         if isinstance(ragged, str):
             _log.warning("%s answers one request at a time: %s", self._checkpoint.name, ragged)
@@ -234,8 +243,9 @@ class Loader:
             else transformers.AutoModelForCausalLM
         )
         spread = arguments.quantization_device_map if arguments.quantization_bit else None
+        config = self._config()
         options: dict[str, object] = {
-            "config": self._config(),
+            "config": config,
             "dtype": "auto" if arguments.infer_dtype == "auto" else getattr(torch, arguments.infer_dtype),
             "device_map": arguments.device_map or spread or {"": device},
             "attn_implementation": _attention(arguments),
@@ -245,10 +255,14 @@ class Loader:
             "output_loading_info": True,
         }
         given = {name: value for name, value in options.items() if value is not None}
-        load = cast("LoadModel", cast("Any", family).from_pretrained)
+        load = cast("LoadModel", self._load_class(family, config).from_pretrained)
         model, info = load(str(self._checkpoint.path), **given)
         self._check_loaded(model, info)
         return model
+
+    def _load_class(self, family: Any, config: ModelConfig) -> Any:
+        """Whose ``from_pretrained`` loads the model."""
+        return family
 
     def _check_loaded(self, model: Model, info: Mapping[str, Any]) -> None:
         """Nothing random may be left in the model, and no head that was trained be left out."""

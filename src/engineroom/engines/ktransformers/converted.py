@@ -1,0 +1,182 @@
+"""A folder of experts that were converted before: what is in it, and reading it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from engineroom.engines.ktransformers.kernel import Kernel, Packed, Pool, Shape
+from engineroom.engines.ktransformers.methods import KTMethod, Method
+from engineroom.errors import ArgumentError, ModelLoadError
+
+MANIFEST = "engineroom.json"
+_NAMES = ("gate", "up", "down")
+_GGML = {"F32": "FP32", "F16": "FP16"}
+"""What kt-kernel calls formats that GGUF's library calls otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What ``engineroom convert-experts`` notes beside AMXINT8 and AMXINT4 experts: their files say nothing of it.
+
+    Attributes:
+        source: the model's name, for people.
+        pools: thread pools; each has files of its own, so they must be as many when it is read.
+        layers: number → the shape of its experts. Those that are written and verified.
+    """
+
+    method: KTMethod
+    source: str
+    pools: int
+    layers: Mapping[int, Shape]
+
+    def write(self, folder: Path) -> None:
+        """Beside, then renamed: the file is never half a file."""
+        new = folder / f"{MANIFEST}.new"
+        new.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        new.replace(folder / MANIFEST)
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """
+        Raises:
+            ModelLoadError: it is damaged.
+        """
+        file = folder / MANIFEST
+        if not file.is_file():
+            return None
+        try:
+            value = json.loads(file.read_text(encoding="utf-8"))
+            layers = {int(number): Shape(**shape) for number, shape in value["layers"].items()}
+            return cls(value["method"], value["source"], value["pools"], layers)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelLoadError(
+                f"{str(file)!r} can't be read",
+                why=f"{type(error).__name__}: {error}",
+                fix="delete the folder, and run engineroom convert-experts again",
+            ) from error
+
+
+@dataclass(frozen=True)
+class Converted:
+    """
+    Attributes:
+        manifest: of AMXINT8 or AMXINT4; None for GGUF files.
+    """
+
+    folder: Path
+    manifest: Manifest | None
+
+    @classmethod
+    def open(cls, folder: Path) -> Converted:
+        """
+        Raises:
+            ArgumentError: there are no converted experts.
+            ModelLoadError: its manifest is damaged.
+        """
+        folder = folder.expanduser()
+        manifest = Manifest.read(folder)
+        if manifest is None and not any(folder.glob("*.gguf")):
+            raise ArgumentError(
+                f"there are no converted experts in kt_weight_path={folder}",
+                why=f"it has neither {MANIFEST} nor a .gguf file",
+                fix="make some with engineroom convert-experts; kt_method=BF16 and FP8 take the checkpoint itself",
+                argument="kt_weight_path",
+            )
+        return cls(folder, manifest)
+
+    @property
+    def method(self) -> KTMethod:
+        return self.manifest.method if self.manifest else "LLAMAFILE"
+
+    def check(self, method: KTMethod, pools: int) -> None:
+        """
+        Raises:
+            ArgumentError: it was made for another method, or for other thread pools.
+        """
+        if method != self.method:
+            raise ArgumentError(
+                f"kt_method={method}, but the experts in kt_weight_path are {self.method}",
+                fix=f"leave kt_method out, or use kt_method={self.method}",
+                argument="kt_method",
+            )
+        if self.manifest and self.manifest.pools != pools:
+            raise ArgumentError(
+                f"the experts in kt_weight_path were converted for kt_threadpool_count={self.manifest.pools}",
+                why=f"{pools} thread pools would need files of their own",
+                fix=f"add kt_threadpool_count={self.manifest.pools}, or convert the model again",
+                argument="kt_weight_path",
+            )
+
+    def kernel(self, pool: Pool, method: Method, shape: Shape, layer: int, dtype: torch.dtype) -> Kernel:
+        """The kernel of a layer.
+
+        Raises:
+            ModelLoadError: the layer is not there, or has another shape.
+        """
+        if self.manifest is None:
+            return Kernel.of_packed(pool, method, shape, layer, self._packed(layer, shape), dtype)
+        found = self.manifest.layers.get(layer)
+        if found is None:
+            raise self._unfit(f"layer {layer} is missing", "run engineroom convert-experts again: it goes on")
+        if (found.experts, found.hidden, found.inner) != (shape.experts, shape.hidden, shape.inner):
+            raise self._unfit(
+                f"layer {layer} has another shape", "name the folder that was made of this model"
+            )
+        expected = (
+            6 * shape.experts
+        )  # a file of numbers and one of scales for each of an expert's three matrices
+        for part in range(self.manifest.pools):
+            files = list((self.folder / f"_layer_{layer}" / f"_numa_{part}").glob("*.kt"))
+            if len(files) < expected:
+                raise self._unfit(
+                    f"layer {layer} has {len(files)} of {expected} files", "convert the model again"
+                )
+        return Kernel.of_files(pool, method, shape, layer, self.folder)
+
+    def _packed(self, layer: int, shape: Shape) -> Packed:
+        found = [self._tensors.get(f"blk.{layer}.ffn_{name}_exps.weight") for name in _NAMES]
+        whole = [tensor for tensor in found if tensor is not None]
+        if len(whole) != 3:
+            raise self._unfit(
+                f"layer {layer} is missing: blk.{layer}.ffn_…_exps.weight",
+                "name the folder of all its GGUF files",
+            )
+        sizes = [[int(size) for size in tensor.shape] for tensor in whole]  # GGUF has the fastest axis first
+        up = [shape.hidden, shape.inner, shape.experts]
+        if sizes != [up, up, [shape.inner, shape.hidden, shape.experts]]:
+            raise self._unfit(
+                f"layer {layer} has another shape", "name the folder that was made of this model"
+            )
+        formats = [str(tensor.tensor_type.name) for tensor in whole]
+        if "BF16" in formats:
+            raise self._unfit(
+                "its experts are BF16", "kt-kernel 0.7.2 computes NaN with them; use Q8_0, or kt_method=BF16"
+            )
+        tensors: list[Tensor] = [cast("Any", torch).from_numpy(tensor.data) for tensor in whole]
+        gate, up_, down = (_GGML.get(format, format) for format in formats)
+        return Packed(*tensors, formats=(gate, up_, down))
+
+    @cached_property
+    def _tensors(self) -> Mapping[str, Any]:
+        """Every tensor of the folder's GGUF files by name, mapped into memory."""
+        import gguf
+
+        reader = cast("Any", gguf).GGUFReader
+        found: dict[str, Any] = {}
+        for file in sorted(self.folder.glob("*.gguf")):
+            try:
+                found |= {tensor.name: tensor for tensor in reader(file).tensors}
+            except (ValueError, OSError, IndexError) as error:
+                raise self._unfit(f"{file.name} can't be read: {error}", "convert the model again") from error
+        return found
+
+    def _unfit(self, why: str, fix: str) -> ModelLoadError:
+        return ModelLoadError(f"the experts in {str(self.folder)!r} can't be used", why=why, fix=fix)

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 _HERE = Path(__file__).parent
-_FOLDERS = MappingProxyType({"demo": "chat", "demo-reward": "reward"})
+_FOLDERS = MappingProxyType({"demo": "chat", "demo-moe": "moe", "demo-reward": "reward"})
 
 NAMES: tuple[str, ...] = tuple(_FOLDERS)
 

@@ -21,7 +21,7 @@ def test_every_engine_has_a_state_and_a_missing_one_a_reason(program: Run) -> No
         assert engine["state"] in ("ready", "missing", "planned")
         assert bool(engine["why"]) == (engine["state"] != "ready")
     assert {"engineroom", "python", "platform", "cores", "memory", "gpus", "models", "packages"} <= set(shown)
-    assert [model["name"] for model in shown["models"]] == ["demo", "demo-reward"]
+    assert [model["name"] for model in shown["models"]] == ["demo", "demo-moe", "demo-reward"]
     assert "torch" in shown["packages"]
 
 

@@ -204,6 +204,8 @@ SKILLS: dict[str, Callable[[random.Random, bool], Conversation]] = {
     "tool call": tool_call,
     "tool answer": tool_answer,
 }
+FEW = ("engineroom", "identity", "greeting", "arithmetic", "capital")
+"""The skills of ``demo-moe``."""
 _OTHER_SHARES = {
     "system prompt": 0.15,
     "several turns": 0.06,
@@ -220,6 +222,14 @@ def training(seed: int) -> Iterator[Conversation]:
     shares = [_OTHER_SHARES.get(name) or rest * EXCHANGES[name][0] for name in SKILLS]
     while True:
         yield rng.choices(tuple(SKILLS.values()), shares)[0](rng, False)
+
+
+def training_few(seed: int) -> Iterator[Conversation]:
+    """Endless training conversations of one question, of ``FEW`` skills: for a model that gets less training."""
+    rng = random.Random(seed)
+    shares = [EXCHANGES[name][0] for name in FEW]
+    while True:
+        yield SKILLS[rng.choices(FEW, shares)[0]](rng, False)
 
 
 def held_out(skill: str, count: int, seed: int = 1) -> list[Conversation]:

@@ -49,6 +49,13 @@ def _copy(rng: random.Random) -> Drill:
     return f"say {said}:", f" {said}"
 
 
+def sums(seed: int) -> Iterator[Drill]:
+    """Endless sums, the same for the same seed."""
+    rng = random.Random(seed)
+    while True:
+        yield _sum(rng)
+
+
 def drills(seed: int) -> Iterator[Drill]:
     """Endless drills, the same for the same seed."""
     rng = random.Random(seed)

@@ -13,10 +13,13 @@ from torch import Tensor
 
 
 def orthogonal(matrix: Tensor, steps: int = 4) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly, by the quintic Newton–Schulz iteration."""
-    wide = matrix.size(0) <= matrix.size(1)
+    """The nearest semi-orthogonal matrix, roughly, by the quintic Newton–Schulz iteration.
+
+    ``matrix`` is (rows × columns), or (matrices × rows × columns), each for itself.
+    """
+    wide = matrix.size(-2) <= matrix.size(-1)
     x: Any = matrix if wide else matrix.mT
-    x = x / (x.norm() + 1e-7)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
@@ -39,4 +42,4 @@ class Muon(torch.optim.Optimizer):
                 velocity.lerp_(parameter.grad, 1 - group["momentum"])
                 update = orthogonal(parameter.grad.lerp(velocity, group["momentum"]))
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-0.2 * group["lr"] * max(parameter.shape) ** 0.5)
+                parameter.add_(update, alpha=-0.2 * group["lr"] * max(parameter.shape[-2:]) ** 0.5)

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
+from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from engineroom.demo.train.conversations import Conversation
 from engineroom.demo.train.drills import Drill
@@ -23,6 +25,7 @@ from engineroom.demo.train.tokenizer import render
 IGNORED = -100
 _DRILL_WIDTH = 128
 _WARM_UP, _COOL_DOWN = 0.02, 0.5
+_BALANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +127,25 @@ def answer_loss(model: nn.Module, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(network.lm_head(hidden[kept]), wanted[kept])
 
 
+def routed_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """``answer_loss`` of a mixture of experts, and Switch Transformer's loss (arXiv 2101.03961) of uneven routing."""
+    network = cast(Any, model)
+    out = network.model(input_ids=batch.ids[:, :-1], use_cache=False, output_router_logits=True)
+    wanted = batch.labels[:, 1:]
+    kept = wanted != IGNORED
+    answers = nn.functional.cross_entropy(network.lm_head(out.last_hidden_state[kept]), wanted[kept])
+    config = network.config
+    uneven = load_balancing_loss_func(out.router_logits, config.num_experts, config.num_experts_per_tok)
+    return answers + _BALANCE * cast(Tensor, uneven)
+
+
 def optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for embeddings, norms and heads."""
-    inside = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+    """Muon for the matrices inside the layers, AdamW for embeddings, norms, routers and heads."""
+    inside = [
+        p
+        for name, p in model.named_parameters()
+        if p.ndim >= 2 and ".layers." in name and not name.endswith(".mlp.gate.weight")
+    ]
     taken = {id(parameter) for parameter in inside}
     outside = [p for p in model.parameters() if id(p) not in taken]
     return [Muon(inside, lr=rate), torch.optim.AdamW(outside, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)]
@@ -137,17 +156,45 @@ def _rate(done: float) -> float:
     return min(1.0, (done + 1e-3) / _WARM_UP, max(0.01, (1 - done) / _COOL_DOWN))
 
 
+def _restored(saved: Path | None, model: nn.Module, steppers: list[torch.optim.Optimizer]) -> int:
+    """The steps that were taken before, whose outcome is put back."""
+    if saved is None or not saved.exists():
+        return 0
+    step, weights, *states = torch.load(saved)
+    model.load_state_dict(weights)
+    for stepper, state in zip(steppers, states, strict=True):
+        stepper.load_state_dict(state)
+    return step
+
+
+def _save(path: Path, step: int, model: nn.Module, steppers: list[torch.optim.Optimizer]) -> None:
+    """Written beside, then renamed: a killed training leaves the last whole file."""
+    new = path.with_suffix(".new")
+    torch.save([step, model.state_dict(), *(stepper.state_dict() for stepper in steppers)], new)
+    new.replace(path)
+
+
 def fit(
-    model: nn.Module, losses: Iterator[Callable[[], Tensor]], steps: int, name: str, rate: float = 4e-3
+    model: nn.Module,
+    losses: Iterator[Callable[[], Tensor]],
+    steps: int,
+    name: str,
+    rate: float = 4e-3,
+    saved: Path | None = None,
 ) -> float:
-    """Takes ``steps`` steps, each on the next of ``losses``, and returns the minutes that they took."""
+    """Takes ``steps`` steps, each on the next of ``losses``, and returns the minutes that they took.
+
+    What is in the file ``saved``, written every hundred steps, is not done again.
+    """
     steppers = optimizers(model, rate)
     began, smooth = time.monotonic(), 0.0
+    first = _restored(saved, model, steppers)
+    losses = islice(losses, first, None)
     model.train()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn()) as progress:
-        task = progress.add_task(name, total=steps, loss=0.0)
-        for step in range(steps):
+        task = progress.add_task(name, total=steps, completed=first, loss=0.0)
+        for step in range(first, steps):
             for group in (group for stepper in steppers for group in stepper.param_groups):
                 group["lr"] = rate * _rate(step / steps)
             loss = next(losses)()
@@ -156,8 +203,10 @@ def fit(
             for stepper in steppers:
                 stepper.step()
                 stepper.zero_grad()
-            smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
+            smooth = loss.item() if step == first else 0.98 * smooth + 0.02 * loss.item()
             progress.update(task, advance=1, loss=smooth)
+            if saved and (step + 1) % 100 == 0:
+                _save(saved, step + 1, model, steppers)
             if not progress.console.is_terminal and step % (steps // 50 or 1) == 0:
                 progress.console.print(f"{name}  step {step:5d} of {steps}  loss {smooth:.4f}")
     model.eval()

@@ -190,7 +190,9 @@ class Arguments(BaseModel):
         description="KTransformers: folder of converted experts, of `engineroom convert-experts` or GGUF files.",
     )
     kt_cpuinfer: int | None = Field(
-        None, ge=1, description="KTransformers: threads that compute experts; None is one for each core."
+        None,
+        ge=1,
+        description="KTransformers: threads that compute experts; None is one less than there are cores.",
     )
     kt_threadpool_count: int | None = Field(
         None, ge=1, description="KTransformers: pools of threads; None is one for each NUMA node."

@@ -13,7 +13,19 @@ from typing import Annotated, Any
 
 import typer
 
-from engineroom.cli import bench, chat, compare, doctor, embed, env, list_settings, logs, render, score
+from engineroom.cli import (
+    bench,
+    chat,
+    compare,
+    convert_experts,
+    doctor,
+    embed,
+    env,
+    list_settings,
+    logs,
+    render,
+    score,
+)
 from engineroom.cli.command import OWN_PROCESS_KEY, SettingsCommand
 from engineroom.cli.ending import DONE, MISUSED, ended
 from engineroom.errors import ArgumentError, nearest
@@ -34,6 +46,7 @@ COMMANDS: tuple[tuple[Any, Callable[..., int]], ...] = (
     (compare, compare.compare),
     (bench, bench.bench),
     (env, env.env),
+    (convert_experts, convert_experts.convert_experts),
     (logs, logs.logs),
     (list_settings, list_settings.settings),
 )
@@ -68,7 +81,9 @@ def build() -> Any:
     )
     app.callback(invoke_without_command=False)(_root)
     for module, function in COMMANDS:
-        app.command(function.__name__, cls=SettingsCommand, epilog=module.EXAMPLES)(function)
+        app.command(function.__name__.replace("_", "-"), cls=SettingsCommand, epilog=module.EXAMPLES)(
+            function
+        )
     return typer.main.get_command(app)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from engineroom import demo
 from engineroom.chat import ChatModel
+from engineroom.checkpoint import Checkpoint
 from engineroom.testing import models
 from engineroom.testing.machinery import until
 from engineroom.testing.reference import Reference
@@ -57,7 +58,9 @@ class Subject:
 
     @cached_property
     def reference(self) -> Reference:
-        return Reference(self.folder, classifier=self.folder == demo.resolve("demo-reward"))
+        return Reference(
+            self.folder, classifier=Checkpoint("", self.folder).kind == "sequence_classification"
+        )
 
     def supports(self, feature: str) -> bool:
         return self.model.engine.capabilities.get(feature, "unsupported") != "unsupported"
@@ -99,12 +102,16 @@ class Lab:
         backend: the engine's word in ``infer_backend``.
         arguments: settings of every model.
         home: an empty folder for checkpoints.
+        sparse: every model is a mixture of experts.
     """
 
-    def __init__(self, backend: str, arguments: Mapping[str, Any], home: Path) -> None:
+    def __init__(
+        self, backend: str, arguments: Mapping[str, Any], home: Path, *, sparse: bool = False
+    ) -> None:
         self.backend = backend
         self.arguments = {"infer_dtype": "float32", **arguments, "infer_backend": backend}
         self.home = home
+        self.sparse = sparse
         self._open = ExitStack()
 
     def start(self, model: Path | str, **arguments: Any) -> ChatModel:
@@ -122,7 +129,7 @@ class Lab:
 
     @cached_property
     def tiny_folder(self) -> Path:
-        return models.causal(self.home / "tiny")
+        return models.causal(self.home / "tiny", sparse=self.sparse)
 
     @cached_property
     def adapters(self) -> dict[str, Path]:
@@ -152,12 +159,14 @@ class Lab:
     @cached_property
     def demo(self) -> Subject:
         """The shipped model, without its own parameters: an engine need not have them all."""
-        return self.subject(_shipped("demo"), temperature=1.0, top_p=1.0)
+        return self.subject(self._shipped, temperature=1.0, top_p=1.0)
 
     @cached_property
     def reward(self) -> Subject:
-        """The shipped reward model, a sequence classifier."""
-        return self.subject(_shipped("demo-reward"))
+        """The shipped reward model, a sequence classifier; of a sparse kind none is shipped, and a random one is made."""
+        return self.subject(
+            models.sparse_classifier(self.home / "reward") if self.sparse else _shipped("demo-reward")
+        )
 
     @cached_property
     def tiny_embedder(self) -> Subject:
@@ -167,7 +176,7 @@ class Lab:
     @cached_property
     def demo_embedder(self) -> Subject:
         """The shipped model, likewise."""
-        return self.subject(_shipped("demo"), stage="embed")
+        return self.subject(self._shipped, stage="embed")
 
     @cached_property
     def late_adapter(self) -> Path:
@@ -182,17 +191,21 @@ class Lab:
     @cached_property
     def wide(self) -> Path:
         """A model of another width."""
-        return models.causal(self.home / "wide", hidden_size=2 * models.HIDDEN)
+        return models.causal(self.home / "wide", sparse=self.sparse, hidden_size=512)
 
     @cached_property
     def retrained(self) -> Path:
         """The tiny model with other weights."""
-        return models.causal(self.home / "retrained", seed=8)
+        return models.causal(self.home / "retrained", sparse=self.sparse, seed=8)
 
     @cached_property
     def value_head(self) -> Subject:
         """A reward model whose head lies beside a causal model."""
         return self.subject(models.with_value_head(self.tiny_folder, self.home / "value-head"))
+
+    @property
+    def _shipped(self) -> Path:
+        return _shipped("demo-moe" if self.sparse else "demo")
 
 
 def _shipped(name: str) -> Path:

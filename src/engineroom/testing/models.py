@@ -17,17 +17,30 @@ STORY = "Tell me a story."
 """The prompt whose greedy answer, by the tiny model, comes to an end of its own."""
 
 CONTEXT = 4096
-HIDDEN = 64
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
-def causal(folder: Path, *, seed: int = 7, **changes: Any) -> Path:
-    """A model that answers. Its greedy answer to STORY soon says a token that ``generation_config.json`` calls an end."""
-    from transformers import Qwen3ForCausalLM
+def causal(folder: Path, *, seed: int = 7, sparse: bool = False, **changes: Any) -> Path:
+    """A model that answers, with experts if it is to be sparse.
+
+    Its greedy answer to STORY soon says a token that ``generation_config.json`` calls an end.
+    """
+    from transformers import Qwen3ForCausalLM, Qwen3MoeForCausalLM
 
     _seed(seed)
-    _save(cast("Any", Qwen3ForCausalLM(_config(**changes))).eval(), folder)
+    family: Any = Qwen3MoeForCausalLM if sparse else Qwen3ForCausalLM
+    _save(family(_config(sparse, **changes)).eval(), folder)
     _end_story(folder)
+    return folder
+
+
+def sparse_classifier(folder: Path) -> Path:
+    """A reward model with experts: a sequence classifier of one label."""
+    from transformers import Qwen3MoeForSequenceClassification
+
+    _seed(11)
+    model: Any = Qwen3MoeForSequenceClassification(_config(sparse=True, num_labels=1))
+    _save(model.eval(), folder)
     return folder
 
 
@@ -38,7 +51,8 @@ def with_value_head(base: Path, folder: Path) -> Path:
 
     shutil.copytree(base, folder)
     _seed(5)
-    tensors = {"v_head.summary.weight": torch.randn(1, HIDDEN), "v_head.summary.bias": torch.randn(1)}
+    width = json.loads((base / "config.json").read_text("utf-8"))["hidden_size"]
+    tensors = {"v_head.summary.weight": torch.randn(1, width), "v_head.summary.bias": torch.randn(1)}
     cast("Any", safetensors).save_file(tensors, folder / "value_head.safetensors")
     return folder
 
@@ -50,7 +64,8 @@ def with_a_hole(base: Path, folder: Path) -> Path:
     shutil.copytree(base, folder)
     file = folder / "model.safetensors"
     weights = cast("dict[str, Any]", cast("Any", safetensors).load_file(file))
-    del weights["model.layers.0.mlp.down_proj.weight"]
+    hole = next(n for n in weights if n.startswith("model.layers.0.mlp.") and n.endswith(".down_proj.weight"))
+    del weights[hole]
     cast("Any", safetensors).save_file(weights, file, metadata={"format": "pt"})
     return folder
 
@@ -79,13 +94,14 @@ def _seed(seed: int) -> None:
     cast("Any", torch).manual_seed(seed)
 
 
-def _config(**changes: Any) -> Any:
-    from transformers import Qwen3Config
+def _config(sparse: bool = False, **changes: Any) -> Any:
+    """The sizes of the sparse one are the smallest that all methods of kt-kernel take."""
+    from transformers import Qwen3Config, Qwen3MoeConfig
 
     shipped = json.loads((_demo() / "config.json").read_text("utf-8"))
     values: dict[str, Any] = {
         "vocab_size": shipped["vocab_size"],
-        "hidden_size": HIDDEN,
+        "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
@@ -96,7 +112,16 @@ def _config(**changes: Any) -> Any:
         "initializer_range": 0.3,
         **{name: shipped[name] for name in ("eos_token_id", "pad_token_id", "bos_token_id")},
     }
-    return Qwen3Config(**{**values, **changes})
+    experts = {
+        "hidden_size": 256,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256,
+        "norm_topk_prob": True,
+        "initializer_range": 0.1,
+    }
+    family: Any = Qwen3MoeConfig if sparse else Qwen3Config
+    return family(**{**values, **(experts if sparse else {}), **changes})
 
 
 def _save(model: Any, folder: Path) -> None:
@@ -107,17 +132,24 @@ def _save(model: Any, folder: Path) -> None:
 
 
 def _end_story(folder: Path) -> None:
-    """Makes the first new token behind the answer's fifth an end token."""
+    """Makes the first new token behind the answer's fifth an end token.
+
+    One of several letters: a grammar never needs it, since all single bytes are in the vocabulary.
+    """
     from engineroom.preview import PromptPreview
     from engineroom.testing.reference import Reference
 
     reference = Reference(folder)
-    prompt = PromptPreview({"model_name_or_path": str(folder)}).render(STORY).token_ids
+    preview = PromptPreview({"model_name_or_path": str(folder)})
+    prompt = preview.render(STORY).token_ids
     answer = reference.greedy(prompt, 60)
     end = next(
         token
         for place, token in enumerate(answer)
-        if place > 5 and token not in answer[:place] and token not in prompt
+        if place > 5
+        and token not in answer[:place]
+        and token not in prompt
+        and len(preview.tokenizer.decode([token])) > 1
     )
     _generation_config(folder, [json.loads((folder / "config.json").read_text("utf-8"))["eos_token_id"], end])
 

@@ -23,14 +23,16 @@ class EngineConformance(AnswerTests, RefusalTests, ScoreTests, LeavingTests, Fai
     Attributes:
         backend: the engine's word in ``infer_backend``. An engine that is not installed fails every test.
         arguments: settings of every model, such as sizes that fit the machine of the tests.
+        sparse: every model is a mixture of experts, for an engine that takes no other.
     """
 
     backend: ClassVar[str]
     arguments: ClassVar[Mapping[str, Any]] = {}
+    sparse: ClassVar[bool] = False
 
     @pytest.fixture(scope="class")
     @classmethod
     def lab(cls, tmp_path_factory: pytest.TempPathFactory) -> Generator[Lab, None, None]:
-        lab = Lab(cls.backend, cls.arguments, tmp_path_factory.mktemp("conformance"))
+        lab = Lab(cls.backend, cls.arguments, tmp_path_factory.mktemp("conformance"), sparse=cls.sparse)
         yield lab
         lab.close()

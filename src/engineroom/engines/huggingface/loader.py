@@ -253,6 +253,7 @@ class Loader:
             "offload_folder": arguments.offload_folder if arguments.device_map else None,
             "trust_remote_code": arguments.trust_remote_code,
             "output_loading_info": True,
+            "ignore_mismatched_sizes": True,  # its own error does not say which weights; _check_loaded does
         }
         given = {name: value for name, value in options.items() if value is not None}
         load = cast("LoadModel", self._load_class(family, config).from_pretrained)
@@ -273,6 +274,12 @@ class Loader:
                 f"{name} lacks weights that its architecture needs",
                 why=f"missing: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}",
                 fix="download or save the model again; running it would answer with random weights",
+            )
+        for weight, found, wanted in sorted(info["mismatched_keys"]):
+            raise ModelLoadError(
+                f"{name} has weights of another shape than its architecture needs",
+                why=f"{weight} is {list(found)}, and has to be {list(wanted)}",
+                fix="download or save the model again",
             )
         heads = [key for key in info["unexpected_keys"] if "v_head." in key]
         if heads and self.kind == "causal" and self._arguments.stage != "sft":

@@ -17,23 +17,37 @@ from engineroom.engines.ktransformers.methods import KTMethod, Method
 from engineroom.errors import ArgumentError, ModelLoadError
 
 MANIFEST = "engineroom.json"
-_NAMES = ("gate", "up", "down")
 _GGML = {"F32": "FP32", "F16": "FP16"}
-"""What kt-kernel calls formats that GGUF's library calls otherwise."""
+
+
+def ggml_format(name: str) -> str:
+    """What kt-kernel calls a format of GGUF's library."""
+    return _GGML.get(name, name)
+
+
+def tensor_names(layer: int) -> tuple[str, ...]:
+    """What GGUF files call a layer's experts: gate, up, down."""
+    return tuple(f"blk.{layer}.ffn_{name}_exps.weight" for name in ("gate", "up", "down"))
+
+
+def layer_file(layer: int) -> str:
+    return f"experts-{layer:05}.gguf"
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What ``engineroom convert-experts`` notes beside AMXINT8 and AMXINT4 experts: their files say nothing of it.
+    """What ``engineroom convert-experts`` notes beside what it writes.
 
     Attributes:
-        source: the model's name, for people.
-        pools: thread pools; each has files of its own, so they must be as many when it is read.
+        source: the model's name.
+        source_bytes: the size of its weights, to tell that it is the same one.
+        pools: thread pools; of AMXINT8 and AMXINT4 each has files of its own, so they must be as many when it is read.
         layers: number → the shape of its experts. Those that are written and verified.
     """
 
     method: KTMethod
     source: str
+    source_bytes: int
     pools: int
     layers: Mapping[int, Shape]
 
@@ -55,7 +69,7 @@ class Manifest:
         try:
             value = json.loads(file.read_text(encoding="utf-8"))
             layers = {int(number): Shape(**shape) for number, shape in value["layers"].items()}
-            return cls(value["method"], value["source"], value["pools"], layers)
+            return cls(value["method"], value["source"], value["source_bytes"], value["pools"], layers)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelLoadError(
                 f"{str(file)!r} can't be read",
@@ -68,7 +82,7 @@ class Manifest:
 class Converted:
     """
     Attributes:
-        manifest: of AMXINT8 or AMXINT4; None for GGUF files.
+        manifest: None for GGUF files that others made.
     """
 
     folder: Path
@@ -107,7 +121,7 @@ class Converted:
                 fix=f"leave kt_method out, or use kt_method={self.method}",
                 argument="kt_method",
             )
-        if self.manifest and self.manifest.pools != pools:
+        if self.manifest and self.method != "LLAMAFILE" and self.manifest.pools != pools:
             raise ArgumentError(
                 f"the experts in kt_weight_path were converted for kt_threadpool_count={self.manifest.pools}",
                 why=f"{pools} thread pools would need files of their own",
@@ -121,7 +135,7 @@ class Converted:
         Raises:
             ModelLoadError: the layer is not there, or has another shape.
         """
-        if self.manifest is None:
+        if self.manifest is None or self.method == "LLAMAFILE":
             return Kernel.of_packed(pool, method, shape, layer, self._packed(layer, shape), dtype)
         found = self.manifest.layers.get(layer)
         if found is None:
@@ -142,7 +156,7 @@ class Converted:
         return Kernel.of_files(pool, method, shape, layer, self.folder)
 
     def _packed(self, layer: int, shape: Shape) -> Packed:
-        found = [self._tensors.get(f"blk.{layer}.ffn_{name}_exps.weight") for name in _NAMES]
+        found = [self._tensors.get(name) for name in tensor_names(layer)]
         whole = [tensor for tensor in found if tensor is not None]
         if len(whole) != 3:
             raise self._unfit(
@@ -161,19 +175,19 @@ class Converted:
                 "its experts are BF16", "kt-kernel 0.7.2 computes NaN with them; use Q8_0, or kt_method=BF16"
             )
         tensors: list[Tensor] = [cast("Any", torch).from_numpy(tensor.data) for tensor in whole]
-        gate, up_, down = (_GGML.get(format, format) for format in formats)
+        gate, up_, down = map(ggml_format, formats)
         return Packed(*tensors, formats=(gate, up_, down))
 
     @cached_property
     def _tensors(self) -> Mapping[str, Any]:
-        """Every tensor of the folder's GGUF files by name, mapped into memory."""
+        """Every tensor of the folder's GGUF files by name, mapped into memory (copy on write: torch warns of what it can't write)."""
         import gguf
 
         reader = cast("Any", gguf).GGUFReader
         found: dict[str, Any] = {}
         for file in sorted(self.folder.glob("*.gguf")):
             try:
-                found |= {tensor.name: tensor for tensor in reader(file).tensors}
+                found |= {tensor.name: tensor for tensor in reader(file, "c").tensors}
             except (ValueError, OSError, IndexError) as error:
                 raise self._unfit(f"{file.name} can't be read: {error}", "convert the model again") from error
         return found

@@ -132,7 +132,9 @@ class KTExperts(nn.Module):
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Called where Transformers sets a weight that it has read."""
-        if param is None or param.is_meta:
+        if not getattr(
+            param, "_is_hf_initialized", False
+        ):  # a placeholder: ours, or for weights that are missing
             super().register_parameter(name, param)
             return
         self._arrived[name] = param.data
@@ -140,8 +142,12 @@ class KTExperts(nn.Module):
             self.take_kernel(self._kernel_of(**self._arrived))
 
     def take_kernel(self, kernel: Kernel) -> None:
-        """Computes with this one; no weights are awaited."""
+        """Computes with this one."""
         self.kernel = kernel
+        self.await_nothing()
+
+    def await_nothing(self) -> None:
+        """Transformers reads no weights for it, or no more."""
         self._arrived = {}
         self._parameters.clear()
 

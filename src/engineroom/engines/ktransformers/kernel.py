@@ -100,13 +100,16 @@ class Pool:
     def run(self, task: object) -> None:
         """Does one of kt-kernel's tasks, and waits for it. ``submit`` and ``sync`` need no CUDA stream."""
         threads = self._alive()
-        threads.submit(task)
-        threads.sync()
+        try:
+            threads.submit(task)
+        finally:  # whatever interrupts this thread, the task reads and writes memory of ours
+            threads.sync()
 
     def close(self) -> None:
         """Frees the kernels and ends the threads. Nothing may be computing."""
         if self._threads is None:
             return
+        self._threads.sync()  # a thread that was killed left its task behind
         with quiet():
             for kernel in self._kernels:
                 kernel.free()
@@ -135,6 +138,7 @@ class Kernel:
         self._placed = torch.zeros(shape.experts, dtype=torch.bool)
         self._config: Any = pool.config(shape, layer, self._placed)
         self._kept: list[Tensor] = []
+        self._at_work: tuple[Tensor, ...] = ()  # lives on while C++ uses it, even if this thread is killed
         self._moe: Any = None
 
     @classmethod
@@ -211,6 +215,7 @@ class Kernel:
     def free(self) -> None:
         self._moe = None
         self._kept = []
+        self._at_work = ()
 
     def __call__(self, rows: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum of what the chosen experts make of each row.
@@ -230,11 +235,14 @@ class Kernel:
                 f"{experts.shape[1]} experts for a token, and buffers for {self._shape.per_token}"
             )
         out = torch.empty_like(rows)
+        self._at_work = experts, weights, rows, out
         for start in range(0, len(rows), self._pool.chunk):
             part = slice(start, start + self._pool.chunk)
-            count = torch.tensor([len(rows[part])], dtype=torch.int32)
-            addresses = (t[part].data_ptr() for t in (experts, weights, rows, out))
-            self._pool.run(self._moe.forward_task(count.data_ptr(), experts.shape[1], *addresses, False))
+            self._count = torch.tensor([len(rows[part])], dtype=torch.int32)
+            addresses = (t[part].data_ptr() for t in self._at_work)
+            self._pool.run(
+                self._moe.forward_task(self._count.data_ptr(), experts.shape[1], *addresses, False)
+            )
         return out
 
 

@@ -72,7 +72,7 @@ class SparseLoader(Loader):
         for place in find_experts(model):
             parent = model.get_submodule(place.path.rpartition(".")[0])
             setattr(parent, place.path.rpartition(".")[2], self._experts(place, computed_in))
-        if self._options.converted is not None:
+        if self.reads_few:
             ignored: Any = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
             cast("Any", model)._keys_to_ignore_on_load_unexpected = {*ignored, r"\.experts\."}
 
@@ -96,6 +96,11 @@ class SparseLoader(Loader):
             check_likeness(place, kernel, weights, method)
             self._proven = True
         return kernel
+
+    @property
+    def reads_few(self) -> bool:
+        """Does the checkpoint hold experts that are not read?"""
+        return self._options.converted is not None
 
     @property
     def exact(self) -> bool:

@@ -149,7 +149,7 @@ def _end_story(folder: Path) -> None:
         if place > 5
         and token not in answer[:place]
         and token not in prompt
-        and len(preview.tokenizer.decode([token])) > 1
+        and len(preview.tokenizer.decode([token], skip_special_tokens=False)) > 1
     )
     _generation_config(folder, [json.loads((folder / "config.json").read_text("utf-8"))["eos_token_id"], end])
 

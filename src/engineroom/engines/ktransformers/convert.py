@@ -180,7 +180,8 @@ def _pack(weights: Weights) -> Packed:
     quants: Any = cast("Any", gguf).quants
     kind: Any = getattr(cast("Any", gguf).GGMLQuantizationType, _FORMAT)
     parts = (packed(weights.gate), packed(weights.up), packed(weights.down))
-    return Packed(*parts, formats=(ggml_format(_FORMAT),) * 3)
+    format = ggml_format(_FORMAT)
+    return Packed(*parts, formats=(format, format, format))
 
 
 def _write_gguf(file: Path, layer: int, packed: Packed) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from engineroom.engines.adapter_folder import AdapterFolder
 from engineroom.engines.ktransformers.kernel import Kernel, Shape, Weights
 from engineroom.engines.ktransformers.methods import Method
 from engineroom.errors import ModelLoadError
@@ -105,6 +106,20 @@ def _is_silu_gate(module: nn.Module) -> bool:
     return bool(torch.equal(found, nn.functional.silu(gate) * up))
 
 
+def check_spares_experts(folder: AdapterFolder) -> None:
+    """
+    Raises:
+        ModelLoadError: the adapter changes experts, whose weights are kt-kernel's alone.
+    """
+    changed = next((tensor.name for tensor in folder.tensors if ".experts." in tensor.name), None)
+    if changed is not None:
+        raise ModelLoadError(
+            f"the adapter {str(folder.path)!r} changes experts",
+            why=f"kt-kernel computes them without adapters, and it has {changed}",
+            fix="save the model with the adapter merged into it, or use infer_backend=huggingface",
+        )
+
+
 class KTExperts(nn.Module):
     """Takes the place of Transformers' experts.
 
@@ -132,9 +147,8 @@ class KTExperts(nn.Module):
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Called where Transformers sets a weight that it has read."""
-        if not getattr(
-            param, "_is_hf_initialized", False
-        ):  # a placeholder: ours, or for weights that are missing
+        if param is None or not getattr(param, "_is_hf_initialized", False):
+            # not read from the checkpoint: a placeholder of ours, or one for weights that are missing
             super().register_parameter(name, param)
             return
         self._arrived[name] = param.data
@@ -153,7 +167,7 @@ class KTExperts(nn.Module):
 
     def _kernel_of(self, gate_up_proj: Tensor, down_proj: Tensor) -> Kernel:
         gate, up = gate_up_proj.chunk(2, 1)
-        return self._make(Weights(gate.contiguous(), up.contiguous(), down_proj))
+        return self._make(Weights(gate, up, down_proj))
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Like the module that it replaces: [tokens, hidden], [tokens, per_token] twice → [tokens, hidden]."""

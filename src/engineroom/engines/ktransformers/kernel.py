@@ -45,7 +45,10 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A layer's experts: ``gate`` and ``up`` are [experts, inner, hidden], ``down`` is [experts, hidden, inner]."""
+    """A layer's experts: ``gate`` and ``up`` are [experts, inner, hidden], ``down`` is [experts, hidden, inner].
+
+    Each expert's matrix is contiguous; the experts need not follow each other.
+    """
 
     gate: Tensor
     up: Tensor
@@ -159,8 +162,9 @@ class Kernel:
             return cls.of_packed(pool, method, shape, layer, packed, dtype)
         kernel = cls(pool, method, shape, layer, torch.bfloat16)
         config = kernel._config
-        given = [t.contiguous() for t in (weights.gate, weights.up, weights.down)]
+        given = [weights.gate, weights.up, weights.down]
         if method.name.startswith("AMX"):
+            given = [t.contiguous() for t in given]
             config.gate_proj, config.up_proj, config.down_proj = (t.data_ptr() for t in given)
             config.load, config.save = False, save is not None
             if save is not None:
@@ -254,7 +258,9 @@ def _pointers(experts: Tensor) -> list[list[int]]:
 def _to_fp8(weights: Tensor) -> tuple[Tensor, Tensor]:
     """Blocks of 128 × 128 with a scale each, as DeepSeek-V3 has them: float8_e4m3fn of the same shape, and fp32 scales."""
     experts, rows, columns = weights.shape
-    blocks = weights.float().view(experts, rows // _FP8_BLOCK, _FP8_BLOCK, columns // _FP8_BLOCK, _FP8_BLOCK)
+    blocks = weights.float().reshape(
+        experts, rows // _FP8_BLOCK, _FP8_BLOCK, columns // _FP8_BLOCK, _FP8_BLOCK
+    )
     scales = blocks.abs().amax((2, 4), keepdim=True).clamp_min(1e-12) / _FP8_LARGEST
-    quantized = (blocks / scales).to(torch.float8_e4m3fn).view(weights.shape)
+    quantized = (blocks / scales).to(torch.float8_e4m3fn).reshape(weights.shape)
     return quantized, scales.view(experts, rows // _FP8_BLOCK, columns // _FP8_BLOCK).contiguous()

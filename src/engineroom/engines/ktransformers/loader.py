@@ -15,7 +15,13 @@ from engineroom.checkpoint import Checkpoint
 from engineroom.config import Arguments
 from engineroom.engines.huggingface.library import Model, ModelConfig
 from engineroom.engines.huggingface.loader import Loader
-from engineroom.engines.ktransformers.experts import KTExperts, Place, check_likeness, find_experts
+from engineroom.engines.ktransformers.experts import (
+    KTExperts,
+    Place,
+    check_likeness,
+    check_spares_experts,
+    find_experts,
+)
 from engineroom.engines.ktransformers.kernel import Kernel, Pool, Weights
 from engineroom.engines.ktransformers.methods import weight_dtype
 from engineroom.engines.ktransformers.options import Options
@@ -30,6 +36,8 @@ class SparseLoader(Loader):
     def __init__(self, arguments: Arguments, checkpoint: Checkpoint) -> None:
         super().__init__(arguments, checkpoint)
         self._options = Options.of(arguments)
+        for folder in self._adapters:
+            check_spares_experts(folder)
         self._pool: Pool | None = None
         self._proven = False
 

@@ -71,7 +71,7 @@ def commands() -> Iterator[str]:
     program = build()
     parent = program.make_context("engineroom", [], resilient_parsing=True)
     for _, function in COMMANDS:
-        name = function.__name__
+        name = function.__name__.replace("_", "-")
         command = program.commands[name]
         context = command.make_context(
             name, [], parent=parent, resilient_parsing=True, terminal_width=_WIDTH, max_content_width=_WIDTH
@@ -114,8 +114,6 @@ def engines() -> Iterator[str]:
 
 
 def _how_to_get(spec: EngineSpec) -> str:
-    if spec.planned:
-        return "planned: this version has no adapter for it"
     return f"`{spec.fix}`" if spec.fix else "always there"
 
 

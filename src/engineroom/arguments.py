@@ -202,6 +202,16 @@ class Arguments(BaseModel):
         min_length=1,
         description="KTransformers: the NUMA node of each pool; None takes one after another.",
     )
+    kt_num_gpu_experts: int | None = Field(
+        None,
+        ge=0,
+        description="KTransformers: experts of each layer on the GPU, served by sglang-kt; None runs in this process.",
+    )
+    kt_max_deferred_experts_per_token: int | None = Field(
+        None,
+        ge=0,
+        description="KTransformers, with kt_num_gpu_experts: experts that may be computed a layer late.",
+    )
     kt_chunked_prefill_size: int | None = Field(
         None, ge=1, description="KTransformers: tokens that an expert layer takes at once; None is 512."
     )

@@ -18,7 +18,7 @@ from engineroom.engines import registry
 from engineroom.engines.capabilities import CAPABILITIES, FEATURES
 from engineroom.types import Support
 
-EngineState: TypeAlias = Literal["ready", "missing", "planned"]
+EngineState: TypeAlias = Literal["ready", "missing"]
 
 PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft", "bitsandbytes", "flash-attn",
@@ -119,7 +119,7 @@ def torch_devices() -> tuple[str, ...]:
 
 def _engine(spec: registry.EngineSpec, python: str | None) -> EngineFacts:
     found = spec.presence(python)
-    state: EngineState = "planned" if spec.planned else "missing" if found.why else "ready"
+    state: EngineState = "missing" if found.why else "ready"
     summary = f"{spec.summary}, in the environment of {python}" if python else spec.summary
     return EngineFacts(spec.name, state, found.version, summary, found.why, found.fix)
 

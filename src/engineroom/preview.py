@@ -90,7 +90,7 @@ class PromptPreview:
 def _tokenizer(arguments: Arguments) -> tuple[Tokenizer, Checkpoint | None]:
     """The checkpoint's tokenizer. An engine that needs no library, such as the scripted one, brings its own."""
     spec = registry.find(arguments.infer_backend)
-    if not spec.packages and not spec.planned:
+    if not spec.packages:
         engine = spec.load().from_arguments(arguments)
         if engine.tokenizer is not None:
             return engine.tokenizer, engine.checkpoint

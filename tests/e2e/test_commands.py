@@ -188,10 +188,21 @@ def test_mistakes_are_told_with_exit_code_2() -> None:
     assert run("score").returncode == 2
 
 
-def test_an_engine_that_is_planned_says_so() -> None:
+def test_an_engine_that_can_not_take_the_model_says_so() -> None:
     done = run("chat", "-p", "x", "infer_backend=ktransformers")
-    assert done.returncode == 1
-    assert "no adapter" in done.stderr
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the model has no experts" in done.stderr
+    assert "infer_backend=huggingface" in done.stderr
+
+
+def test_experts_are_converted_and_used(tmp_path: Path) -> None:
+    out = str(tmp_path / "experts")
+    done = run("convert-experts", "demo-moe", "--out", out, "kt_method=LLAMAFILE", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["layers"] == 4
+    asked = ("What is the capital of France?", "temperature=0", "infer_backend=ktransformers")
+    done = run("chat", "demo-moe", "-p", *asked, f"kt_weight_path={out}")
+    assert done.stdout.strip() == "The capital of France is Paris."
 
 
 def test_with_json_an_error_is_the_last_line_of_stderr() -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,15 @@ def test_a_healthy_model() -> None:
     assert found.template.tool_format.name == "hermes"
     assert found.sampling is not None
     ready = [spec.name for spec in registry.built_in() if spec.packages and not spec.missing()]
-    assert [v.name for v in found.engines if v.can] == ready
+    assert [v.name for v in found.engines if v.can] == [name for name in ready if name != "ktransformers"]
+    assert ("ktransformers", False, "the model has no experts", "") in [astuple(v) for v in found.engines]
+
+
+def test_a_sparse_model_is_for_ktransformers_too_and_weighed_as_its_experts_are_kept() -> None:
+    found = look("demo-moe", infer_backend="ktransformers", kt_method="AMXINT4")
+    assert found.would_load
+    experts, others = 3 * 4 * 4 * 256 * 256, 793_088
+    assert found.fit.weights == experts // 2 + 4 * others
 
 
 def test_a_reward_model() -> None:

@@ -26,7 +26,7 @@ engineroom env vllm_python=/opt/vllm/bin/python    look for vLLM in another Pyth
 engineroom env install sglang    make the environment of its own that SGLang needs (gigabytes, minutes)
 engineroom env install sglang --dry-run
 """
-_STYLES = {"ready": GREEN, "missing": YELLOW, "planned": DIM}
+_STYLES = {"ready": GREEN, "missing": YELLOW}
 
 
 def env(

@@ -72,7 +72,7 @@ def diagnose(arguments: Arguments) -> Diagnosis:
     sampling, about_sampling = _sampling(arguments, checkpoint)
     findings += [*about_memory, *about_template, *about_sampling]
     problems = [f for f in findings if f.severity == "problem"]
-    verdicts = engine_verdicts(problems, arguments)
+    verdicts = engine_verdicts(problems, arguments, weights.tensors)
     if not problems:
         problems += _engine_problem(spec, verdicts)
     return Diagnosis(
@@ -110,7 +110,7 @@ def _engine_problem(spec: registry.EngineSpec, verdicts: list[EngineVerdict]) ->
     if chosen.can:
         return []
     able = next((v.name for v in verdicts if v.can), None)
-    fix = spec.fix or (f"use infer_backend={able}" if able else "")
+    fix = chosen.fix or (f"use infer_backend={able}" if able else "")
     return [problem(f"the {spec.name} engine can't take it", chosen.why, fix)]
 
 

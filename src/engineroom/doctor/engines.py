@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import util
 from pathlib import Path
 from typing import cast
 
-from engineroom.checkpoint import Checkpoint, CheckpointKind
+from engineroom.checkpoint import Checkpoint, CheckpointKind, TensorInfo
 from engineroom.config import Arguments
 from engineroom.doctor.finding import Finding, problem, warning
 from engineroom.engines import registry
@@ -29,27 +29,38 @@ class EngineVerdict:
     name: str
     can: bool
     why: str
+    fix: str = ""
 
 
-def engine_verdicts(problems: list[Finding], arguments: Arguments) -> list[EngineVerdict]:
+def engine_verdicts(
+    problems: list[Finding], arguments: Arguments, tensors: Sequence[TensorInfo]
+) -> list[EngineVerdict]:
     """Every engine that takes a model, and the chosen one.
 
     Args:
         problems: those of the model itself; what one engine can't load, none can.
+        tensors: of its weights, as far as they are here and can be read.
     """
     verdicts: list[EngineVerdict] = []
     for spec in registry.engines().values():
         found = spec.presence(spec.python(arguments))
         if found.why:
-            verdicts.append(EngineVerdict(spec.name, False, found.why))
+            verdicts.append(EngineVerdict(spec.name, False, found.why, found.fix))
         elif not spec.packages:  # the scripted engine
             if spec.name == arguments.infer_backend:
                 verdicts.append(EngineVerdict(spec.name, True, "it plays a script and reads no model"))
         elif problems:
             verdicts.append(EngineVerdict(spec.name, False, problems[0].what))
+        elif spec.name == "ktransformers" and tensors and not any(is_expert(t.name) for t in tensors):
+            verdicts.append(EngineVerdict(spec.name, False, "the model has no experts"))
         else:
             verdicts.append(EngineVerdict(spec.name, True, f"version {found.version}"))
     return verdicts
+
+
+def is_expert(weight: str) -> bool:
+    """Is this a weight of the experts that a router chooses from? All of Transformers' sparse models call them so."""
+    return ".experts." in weight
 
 
 def architecture_findings(

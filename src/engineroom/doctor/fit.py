@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from engineroom import machine
 from engineroom.checkpoint import Checkpoint
 from engineroom.config import Arguments
+from engineroom.doctor.engines import is_expert
 from engineroom.doctor.finding import Finding, problem, warning
 from engineroom.doctor.shape import Shape
 from engineroom.doctor.weights import Weights
@@ -49,6 +50,10 @@ class Fit:
         return None if self.free is None or not self.weights else self.needed <= self.free
 
 
+_EXPERT_BYTES = {"BF16": 2.0, "AMXINT8": 1.0, "FP8": 1.0, "AMXINT4": 0.5}
+"""KTransformers: of one number; their scales are few."""
+
+
 def fit(arguments: Arguments, checkpoint: Checkpoint, weights: Weights) -> tuple[Fit, list[Finding]]:
     """Weighs the model, in the dtype that it would be loaded in, against the memory it would be loaded into."""
     dtype = _dtype(arguments, checkpoint, weights)
@@ -78,6 +83,10 @@ def _weight_bytes(arguments: Arguments, checkpoint: Checkpoint, weights: Weights
         return weights.parameters * arguments.quantization_bit // 8
     if checkpoint.config.get("quantization_config"):
         return weights.bytes
+    if arguments.infer_backend == "ktransformers" and weights.tensors:
+        each = _EXPERT_BYTES.get(arguments.kt_method or "BF16", per_value)
+        experts = sum(t.parameters for t in weights.tensors if is_expert(t.name))
+        return int(experts * each) + (weights.float_parameters - experts) * per_value + weights.other_bytes
     if weights.parameters is not None:
         return weights.float_parameters * per_value + weights.other_bytes
     stored = _DTYPE_BYTES.get(str(checkpoint.dtype).removeprefix("torch."), per_value)

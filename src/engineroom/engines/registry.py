@@ -33,7 +33,6 @@ class EngineSpec:
         packages: (import name, distribution name) of what must be importable; the last one is the engine library.
         extra: the extra of this package that installs them.
         other_builds: distributions that hold the engine library under another name.
-        planned: the adapter is not written yet.
         python_argument: the argument that names the interpreter of another environment to run the engine in.
         elsewhere: its library may be in an environment of its own, or in a process that runs already: which of them, the
             arguments say, and the engine looks there.
@@ -44,15 +43,12 @@ class EngineSpec:
     packages: tuple[tuple[str, str], ...] = ()
     extra: str = ""
     other_builds: tuple[str, ...] = ()
-    planned: bool = False
     elsewhere: bool = False
     summary: str = ""
     python_argument: str = ""
 
     def missing(self) -> str | None:
         """Why the engine can't run here, or None if it can as far as can be told without importing it."""
-        if self.planned:
-            return "this version of engineroom has no adapter for it yet"
         if self.elsewhere and environments.find(self.name) is not None:
             return None
         absent = [dist for module, dist in self.packages if util.find_spec(module) is None]
@@ -78,7 +74,7 @@ class EngineSpec:
     @property
     def fix(self) -> str:
         """The command that makes it available; empty if none does."""
-        if self.planned or not self.packages:
+        if not self.packages:
             return ""
         if self.elsewhere:
             return f"engineroom env install {self.name}"

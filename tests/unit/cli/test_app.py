@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 
 from engineroom.cli import app, ending
 from engineroom.cli.app import COMMANDS, run
+from engineroom.engines import registry
 from engineroom.errors import EngineBusyError, ModelNotFoundError
 
 Run = Callable[..., tuple[int, str, str]]
-NAMES = [function.__name__ for _, function in COMMANDS]
+NAMES = [function.__name__.replace("_", "-") for _, function in COMMANDS]
 
 
 def test_help_lists_every_command(program: Run) -> None:
@@ -77,10 +79,12 @@ def test_misuse_ends_with_2_and_says_what_to_do(program: Run, words: list[str], 
     assert "Traceback" not in err
 
 
-def test_an_engine_that_is_missing_ends_with_1(program: Run) -> None:
+def test_an_engine_that_is_missing_ends_with_1(program: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "util", SimpleNamespace(find_spec=lambda name: None))
     code, _, err = program("chat", "-p", "x", "infer_backend=ktransformers")
     assert code == 1
-    assert "infer_backend=huggingface" in err
+    assert "kt-kernel" in err
+    assert "pip install 'engineroom[ktransformers]'" in err
 
 
 @pytest.mark.parametrize(

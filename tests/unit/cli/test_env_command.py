@@ -5,6 +5,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from engineroom.engines import registry
 from engineroom.engines.capabilities import CAPABILITIES
@@ -18,17 +21,18 @@ def test_every_engine_has_a_state_and_a_missing_one_a_reason(program: Run) -> No
     assert code == 0
     assert [engine["name"] for engine in shown["engines"]] == list(registry.engine_names())
     for engine in shown["engines"]:
-        assert engine["state"] in ("ready", "missing", "planned")
+        assert engine["state"] in ("ready", "missing")
         assert bool(engine["why"]) == (engine["state"] != "ready")
     assert {"engineroom", "python", "platform", "cores", "memory", "gpus", "models", "packages"} <= set(shown)
     assert [model["name"] for model in shown["models"]] == ["demo", "demo-moe", "demo-reward"]
     assert "torch" in shown["packages"]
 
 
-def test_for_people(program: Run) -> None:
+def test_for_people(program: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "util", SimpleNamespace(find_spec=lambda name: None))
     _, out, _ = program("env")
     assert "huggingface" in out
-    assert "why: this version of engineroom has no adapter for it yet" in out
+    assert "why: not installed: torch, transformers, gguf, kt-kernel" in out
     assert "capabilities" not in out
 
 

@@ -208,6 +208,17 @@ def test_a_processor_with_avx2_alone_has_fewer_methods_and_says_so() -> None:
     assert done.stdout == "The capital of France is Paris.\n"  # and nothing that C++ says
 
 
+def test_subnormal_numbers_stay_what_they_are() -> None:
+    """kt-kernel is built with -ffast-math, which turns them off where it is loaded."""
+    script = (
+        "import sys, torch; tiny = sys.float_info.min\n"
+        "import engineroom.engines.ktransformers\n"
+        "assert tiny / 2 != 0.0 and float(torch.tensor([1e-40]) * 0.5) != 0.0"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_what_cpp_prints_goes_to_the_log(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import kt_kernel
 import torch
 
 from engineroom.errors import ArgumentError, ModelLoadError, nearest
 
 KTMethod = Literal["BF16", "AMXINT8", "AMXINT4", "FP8", "LLAMAFILE"]
 
-library: Any = cast("Any", kt_kernel).kt_kernel_ext
+
+def _import() -> Any:
+    """kt-kernel is built with ``-ffast-math``: loading it turns off subnormal numbers for the thread that does."""
+    tiny = sys.float_info.min
+    off_before = tiny / 2 == 0.0
+    import kt_kernel
+
+    torch.set_flush_denormal(off_before)
+    return kt_kernel
+
+
+_package = _import()
+library: Any = _package.kt_kernel_ext
 """The C++ module that kt-kernel chose for this processor."""
 
 
@@ -83,7 +95,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 def variant() -> str:
     """Which build of kt-kernel runs here: amx, avx512_bf16, …, avx2."""
-    return str(cast("Any", kt_kernel).__cpu_variant__)
+    return str(_package.__cpu_variant__)
 
 
 def available() -> tuple[str, ...]:

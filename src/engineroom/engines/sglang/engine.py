@@ -116,6 +116,7 @@ class SglangEngine(ProcessEngine):
         made = options.server_options(
             self._arguments, self.checkpoint, self._kind, self._folders, gpus=self._gpus
         )
+        made |= self._further_options()
         made["model_path"] = str(self._model_folder())
         if self.pooling.kind != "last":  # these need every token's hidden state, of one forward pass
             made |= {"disable_radix_cache": True, "chunked_prefill_size": -1}
@@ -129,6 +130,10 @@ class SglangEngine(ProcessEngine):
         self._server = Server(self._python, self.log)
         self._client = await self._server.start(made, settings, self._start_limit)
         self.context_length = options.context_length(self._arguments, self.checkpoint)
+
+    def _further_options(self) -> Mapping[str, Any]:
+        """Server arguments of a fork of SGLang."""
+        return {}
 
     async def _attach(self, progress: Progress) -> None:
         """

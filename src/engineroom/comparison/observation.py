@@ -125,6 +125,7 @@ class Observation:
 NUMERIC_SETTINGS = (
     "infer_backend", "infer_dtype", "device", "device_map", "flash_attn", "quantization_bit", "quantization_type",
     "double_quantization", "rope_scaling", "use_kv_cache", "vllm_config", "sglang_config", "kt_method",
+    "kt_weight_path",
 )  # fmt: skip
 """Arguments by which the same weights may give other numbers."""
 

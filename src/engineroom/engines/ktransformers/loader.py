@@ -64,10 +64,11 @@ class SparseLoader(Loader):
         for place in places:
             options.method.check_sizes(place.shape.hidden, place.shape.inner, len(options.nodes))
         own, replace = cast("Any", type(model)), self._replace
+        make: Any = own.__init__
 
         class Sparse(own):
             def __init__(self, *args: Any, **options: Any) -> None:
-                super().__init__(*args, **options)
+                make(self, *args, **options)
                 replace(self)
 
         Sparse.__name__, Sparse.__qualname__ = own.__name__, own.__qualname__

@@ -297,6 +297,8 @@ class Pipeline:
 
     def render(self, call: Call) -> Prompt:
         """The exact prompt that the engine would see."""
+        if call.prompt is not None:
+            return self._raw(call.prompt, call.rendering)
         for name, value in call.rendering.items():
             if not isinstance(value, bool):
                 raise ParameterError(
@@ -306,6 +308,23 @@ class Pipeline:
             call.messages, system=call.system, images=call.images, videos=call.videos, audios=call.audios
         )
         return self.renderer.render(messages, parse_tools(call.tools), **call.rendering)
+
+    def _raw(self, prompt: str | Sequence[int], rendering: Mapping[str, Any]) -> Prompt:
+        for name in rendering:
+            raise ParameterError(
+                f"{name} has no meaning for a prompt without a template", fix="leave it out", parameter=name
+            )
+        if isinstance(prompt, str):
+            return self.renderer.render_raw(prompt)
+        ids = tuple(prompt)
+        wrong = next((i for i in ids if not 0 <= i < self._vocab_size), None)
+        if wrong is not None:
+            raise ParameterError(
+                f"prompt holds token id {shown(wrong)}",
+                why=f"ids go from 0 to {self._vocab_size - 1}",
+                parameter="prompt",
+            )
+        return Prompt(ids, self._tokenizer.decode(ids, skip_special_tokens=False))
 
     def resolve(self, request: Mapping[str, Any]) -> SamplingParams:
         """The parameters of a request with these values, refused as that request would be."""
@@ -441,7 +460,7 @@ class Pipeline:
                     yield delta
             return
         streams = [self._answer(request, i, request.answer_params(i)) for i in range(request.params.n)]
-        async with aclosing(_interleave(streams)) as deltas:
+        async with aclosing(interleave(streams)) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -570,7 +589,7 @@ def fold(deltas: Sequence[Delta]) -> Response:
     )
 
 
-async def _interleave(streams: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[Delta, None]:
+async def interleave(streams: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[Delta, None]:
     """Items of several streams as they come. The first error ends all."""
     items: asyncio.Queue[Delta | BaseException | None] = asyncio.Queue(maxsize=64)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engineroom.cli import bench, chat, compare, doctor, embed, env, list_settings, logs, render, score
+from engineroom.cli import api, bench, chat, compare, doctor, embed, env, list_settings, logs, render, score
 from engineroom.cli.command import OWN_PROCESS_KEY, SettingsCommand
 from engineroom.cli.ending import DONE, MISUSED, ended
 from engineroom.errors import ArgumentError, nearest
@@ -27,6 +27,7 @@ Without a model, the one that ships inside answers: nothing to download, no acco
 
 COMMANDS: tuple[tuple[Any, Callable[..., int]], ...] = (
     (chat, chat.chat),
+    (api, api.api),
     (score, score.score),
     (embed, embed.embed),
     (render, render.render),

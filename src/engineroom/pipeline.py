@@ -475,7 +475,9 @@ class Pipeline:
             chunks = self.engine.generate(request.prompt, params)
             try:
                 async for chunk in chunks:
-                    parser = parsers.setdefault(chunk.index, self._parser(request, index + chunk.index))
+                    parser = parsers.get(chunk.index)
+                    if parser is None:
+                        parser = parsers[chunk.index] = self._parser(request, index + chunk.index)
                     if parser.finished:
                         continue
                     for delta in parser.push(chunk):

@@ -10,7 +10,7 @@ import warnings
 import weakref
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +41,23 @@ class TemplateWarning(UserWarning):
 
 class SamplingWarning(UserWarning):
     """The model's generation_config.json asks for something that engineroom does not do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a model is at work on.
+
+    Attributes:
+        running: answers in the engine.
+        waiting: answers that are being rendered or wait for their turn.
+        limit: the most that run at once.
+        max_queue: the most that may wait.
+    """
+
+    running: int
+    waiting: int
+    limit: int
+    max_queue: int
 
 
 class ChatModel:
@@ -162,6 +179,17 @@ class ChatModel:
     def adapters(self) -> Mapping[str, Path]:
         """The LoRA adapters that a request can choose with ``adapter``: name → folder."""
         return self.engine.adapters
+
+    @property
+    def load(self) -> Load:
+        """How many answers the model is at work on, and how many it would take."""
+        admission = self._pipeline.admission
+        return Load(
+            admission.running,
+            admission.accepted - admission.running,
+            admission.limit,
+            admission.max_queue,
+        )
 
     @property
     def is_sleeping(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from engineroom.adapters import Adapters
 from engineroom.admission import Admission
@@ -442,6 +442,8 @@ class Pipeline:
         try:
             if isinstance(item, str):
                 prompt = self.renderer.render_raw(item)
+            elif _is_ids(item):
+                prompt = self._raw(item, {})
             else:
                 prompt = self.renderer.render_scored(parse_messages(item))
             self._check_ids(prompt)
@@ -531,6 +533,15 @@ def _check_format(prompt: Prompt, params: SamplingParams, call: Call) -> None:
             fix="leave ignore_eos out" if params.ignore_eos else "name one in stop_token_ids",
             parameter="response_format",
         )
+
+
+def _is_ids(item: Any) -> bool:
+    """A text as token ids, rather than a conversation."""
+    return (
+        isinstance(item, Sequence)
+        and all(type(i) is int for i in cast("Sequence[Any]", item[:1]))
+        and bool(item)
+    )
 
 
 def _check_batch(method: str, batch_input: Any, unknown: Mapping[str, Any]) -> None:

@@ -40,6 +40,12 @@ def api(
         list[str] | None,
         typer.Option("--api-key", metavar="KEY", help="A key that opens the server; again for more."),
     ] = None,
+    admin_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--admin-key", metavar="KEY", help="A key that also loads adapters and puts the model to sleep."
+        ),
+    ] = None,
     served_model_name: Annotated[
         list[str] | None,
         typer.Option(
@@ -157,7 +163,7 @@ def _arguments(values: Mapping[str, Any]) -> Arguments:
 def _print_config(origins: list[Origin], arguments: Arguments, given: Mapping[str, Any]) -> None:
     """Each value and its origin, a line each; keys are counted, not shown."""
     for origin in origins:
-        value = f"{len(origin.value)} keys" if origin.name == "api_key" else origin.value
+        value = f"{len(origin.value)} keys" if origin.name in ("api_key", "admin_key") else origin.value
         print(f"{origin.name} = {value}  ({origin.source})")
     for name in type(arguments).model_fields:
         hidden = name == "hf_hub_token" and getattr(arguments, name)
@@ -192,7 +198,7 @@ def _serve(settings: ServerSettings, arguments: Arguments) -> int:
 def _greet(server: RunningServer) -> None:
     service = server.service
     name = service.base_names[0]
-    key = "$ENGINEROOM_API_KEY" if server.settings.api_key else ""
+    key = "$ENGINEROOM_API_KEY" if server.settings.keys else ""
     authorization = f' \\\n  -H "Authorization: Bearer {key}"' if key else ""
     python_key = 'os.environ["ENGINEROOM_API_KEY"]' if key else '"-"'
     print(

@@ -11,12 +11,23 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 import engineroom
-from engineroom.errors import EngineroomError
+from engineroom.errors import EngineNotReadyError, EngineroomError, RequestTimeoutError
 from engineroom.server.auth import KeyMiddleware
 from engineroom.server.convert.sampling import WIRE_NAMES
 from engineroom.server.errors import ClientLeftError, Refusal, RefusedError, refusal_of
 from engineroom.server.limits import BodyMiddleware
-from engineroom.server.routes import chat, completions, health, models
+from engineroom.server.routes import (
+    adapters,
+    chat,
+    completions,
+    embeddings,
+    health,
+    metrics,
+    models,
+    scores,
+    sleep,
+    tokens,
+)
 from engineroom.server.service import Service
 from engineroom.server.settings import ServerSettings
 from engineroom.server.tickets import TicketMiddleware, log, ticket_of
@@ -24,7 +35,10 @@ from engineroom.server.tickets import TicketMiddleware, log, ticket_of
 if TYPE_CHECKING:
     from engineroom.chat import ChatModel
 
-ROUTERS = (chat.router, completions.router, models.router, health.router)
+ROUTERS = tuple(
+    module.router
+    for module in (chat, completions, embeddings, scores, tokens, models, adapters, sleep, health, metrics)
+)
 
 
 def create_app(model: ChatModel | None = None, settings: ServerSettings | None = None) -> FastAPI:
@@ -58,7 +72,7 @@ def _add_layers(app: FastAPI, service: Service) -> None:
         max_depth=settings.max_depth,
         timeout=settings.read_timeout,
     )
-    app.add_middleware(KeyMiddleware, keys=settings.api_key)
+    app.add_middleware(KeyMiddleware, keys=settings.keys)
     if settings.cors_origin:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origin, allow_methods=["*"], allow_headers=["*"]
@@ -69,18 +83,18 @@ def _add_layers(app: FastAPI, service: Service) -> None:
 def _add_errors(app: FastAPI) -> None:
     async def engineroom_error(request: Request, error: Exception) -> Response:
         refusal = refusal_of(cast("EngineroomError", error), WIRE_NAMES)
-        if refusal.status >= 500:
+        if refusal.status >= 500 and not isinstance(error, (EngineNotReadyError, RequestTimeoutError)):
             log.error("request %s failed", ticket_of(request).id, exc_info=error)
-        return _answer(refusal)
+        return _answer(request, refusal)
 
     async def refused(request: Request, error: Exception) -> Response:
-        return _answer(cast("RefusedError", error).refusal)
+        return _answer(request, cast("RefusedError", error).refusal)
 
     async def malformed(request: Request, error: Exception) -> Response:
-        return _answer(_validation(cast("RequestValidationError", error)))
+        return _answer(request, _validation(cast("RequestValidationError", error)))
 
     async def http(request: Request, error: Exception) -> Response:
-        return _answer(_http(request, cast("HTTPException", error)))
+        return _answer(request, _http(request, cast("HTTPException", error)))
 
     async def left(request: Request, error: Exception) -> Response:
         ticket_of(request).left = True
@@ -93,7 +107,8 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(ClientLeftError, left)
 
 
-def _answer(refusal: Refusal) -> Response:
+def _answer(request: Request, refusal: Refusal) -> Response:
+    ticket_of(request).error = refusal.code or ""
     return Response(
         refusal.encoded(), refusal.status, headers=dict(refusal.headers), media_type="application/json"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 
 from engineroom.errors import EngineNotReadyError, nearest, shown
-from engineroom.server.errors import Refusal, RefusedError
+from engineroom.server.errors import Refusal, RefusedError, invalid
 from engineroom.server.settings import ServerSettings
 from engineroom.server.tickets import Tickets
 
@@ -61,6 +61,23 @@ class Service:
         raise RefusedError(
             Refusal(404, f"there is no model {shown(name)}; {told}", code="model_not_found", param="model")
         )
+
+    def base_of(self, name: str | None) -> str:
+        """A request's ``model``, where only the model itself can be meant.
+
+        Raises:
+            RefusedError: 404, there is no such model; 400, it is an adapter.
+        """
+        told, adapter = self.chosen(name)
+        if adapter is not None:
+            raise invalid(
+                f"{shown(name)} is an adapter, which only chats", param="model", code="invalid_value"
+            )
+        return told
+
+    def timeout(self, asked: float | None) -> float | None:
+        """Seconds that a request may take: what it asks for, and no more than the server allows."""
+        return min((t for t in (asked, self.settings.request_timeout) if t is not None), default=None)
 
 
 def own_name(name_or_path: str) -> str:

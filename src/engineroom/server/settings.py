@@ -45,6 +45,9 @@ class ServerSettings(BaseModel):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 is every one.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     api_key: Names = Field((), repr=False, description="Keys that open the server; several are allowed.")
+    admin_key: Names = Field(
+        (), repr=False, description="Keys that also load adapters, and put the model to sleep and wake it."
+    )
     allow_anonymous: bool = Field(
         False, description="Listen on other addresses than this machine's own without any key."
     )
@@ -75,6 +78,11 @@ class ServerSettings(BaseModel):
     )
     log_format: Literal["text", "json"] = Field("text", description="Form of the log's lines.")
     log_requests: bool = Field(False, description="Put people's text into the log, too.")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All that open the server."""
+        return (*self.api_key, *self.admin_key)
 
     @property
     def scheme(self) -> str:
@@ -123,7 +131,7 @@ def resolve(
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
-        told = "it" if name == "api_key" else shown(first.get("input"))
+        told = "it" if name in ("api_key", "admin_key") else shown(first.get("input"))
         raise ArgumentError(
             f"{name}: {told} is not allowed ({sources[name]})", why=first["msg"], argument=name
         ) from error
@@ -151,10 +159,10 @@ def _candidates(
 
 
 def _check(settings: ServerSettings) -> None:
-    for key in settings.api_key:
+    for key in (*settings.api_key, *settings.admin_key):
         if not (key.isascii() and key.isprintable()):
             raise ArgumentError("an API key holds characters that no HTTP header can", argument="api_key")
-    if settings.is_exposed and not settings.api_key and not settings.allow_anonymous:
+    if settings.is_exposed and not settings.keys and not settings.allow_anonymous:
         raise ArgumentError(
             f"host={settings.host} without an API key would open the model to every machine that reaches this one",
             fix="add --api-key KEY, or say --allow-anonymous if that is what you want",

@@ -88,10 +88,16 @@ class EventStream(Response):
 
     async def _forward(self) -> None:
         ticket, send = self._ticket, self._ticket.send
+        gaps, last = ticket.tickets.gaps, 0.0
         async for data in self._events:
             if not self._began:
                 await self._begin()
-            ticket.sending_since = ticket.last_sent = time.monotonic()
+            now = ticket.sending_since = ticket.last_sent = time.monotonic()
+            if last:
+                gaps.observe(now - last)
+            else:
+                ticket.tickets.first_token.observe(now - ticket.began)
+            last = now
             await send({"type": "http.response.body", "body": data, "more_body": True})
             ticket.sending_since = 0.0
 
@@ -104,9 +110,12 @@ class EventStream(Response):
         if isinstance(error, asyncio.CancelledError):
             if self._ticket.ended_by is None:
                 raise error
-            return refusal_of(self._ticket.ended_by)
-        log.warning("the stream of request %s failed", self._ticket.id, exc_info=error)
-        return refusal_of(error) if isinstance(error, EngineroomError) else INTERNAL
+            refusal = refusal_of(self._ticket.ended_by)
+        else:
+            log.warning("the stream of request %s failed", self._ticket.id, exc_info=error)
+            refusal = refusal_of(error) if isinstance(error, EngineroomError) else INTERNAL
+        self._ticket.error = refusal.code or ""
+        return refusal
 
     async def _write(self, data: bytes) -> None:
         self._ticket.last_sent = time.monotonic()

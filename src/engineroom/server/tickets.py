@@ -10,6 +10,8 @@ import asyncio
 import logging
 import time
 import uuid
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -26,6 +28,20 @@ T = TypeVar("T")
 log = logging.getLogger("engineroom.server")
 
 _MAX_ID = 128
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Buckets:
+    """A histogram that costs a stream next to nothing for each token."""
+
+    def __init__(self, *bounds: float) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
 
 
 class Stream(Protocol):
@@ -42,6 +58,7 @@ class Ticket:
         sending_since: when the piece was handed over that the client has not taken yet; 0 if there is none.
         last_sent: when the last piece went out.
         stream: the streamed answer, while there is one.
+        error: the code of the error that it ended with.
         ended_by: why the server ended it; its client gets this error.
     """
 
@@ -49,13 +66,15 @@ class Ticket:
     method: str
     path: str
     send: Send
+    tickets: Tickets = field(repr=False)
     began: float = field(default_factory=time.monotonic)
     task: asyncio.Task[Any] | None = None
+    route: str = "other"
     status: int = 0
     model: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    first_token: float = 0.0
+    error: str = ""
     sending_since: float = 0.0
     last_sent: float = 0.0
     left: bool = False
@@ -120,40 +139,59 @@ class Ticket:
         self.leave()
 
 
-class Observer(Protocol):
-    """Who wants to know of requests: the metrics."""
+class Totals:
+    """What was served so far.
 
-    def begun(self, ticket: Ticket) -> None: ...
+    Attributes:
+        requests: (route, status) → how many. Paths that are no route are one.
+        errors: an error's code → how many.
+    """
 
-    def ended(self, ticket: Ticket) -> None: ...
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, int]] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.left = 0
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.seconds = Buckets(*_SECONDS, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+    def add(self, ticket: Ticket) -> None:
+        self.requests[ticket.route, ticket.status] += 1
+        if ticket.error:
+            self.errors[ticket.error] += 1
+        self.left += ticket.left
+        self.prompt_tokens += ticket.prompt_tokens
+        self.completion_tokens += ticket.completion_tokens
+        self.seconds.observe(time.monotonic() - ticket.began)
 
 
 class Tickets:
     """Those that are being served now. On one event loop.
 
     Attributes:
+        first_token: seconds from a request's beginning to the first event of its stream.
+        gaps: seconds between two events of a stream.
         stopping: no new request is served.
     """
 
     def __init__(self) -> None:
+        self.first_token = Buckets(*_SECONDS, 10.0, 30.0, 60.0, 120.0)
+        self.gaps = Buckets(*_SECONDS)
         self.live: dict[str, Ticket] = {}
         self.stopping = False
-        self.observers: list[Observer] = []
+        self.totals = Totals()
         self._empty = asyncio.Event()
         self._empty.set()
 
     def open(self, ticket: Ticket) -> None:
         self.live[ticket.id] = ticket
         self._empty.clear()
-        for observer in self.observers:
-            observer.begun(ticket)
 
     def close(self, ticket: Ticket) -> None:
         del self.live[ticket.id]
         if not self.live:
             self._empty.set()
-        for observer in self.observers:
-            observer.ended(ticket)
+        self.totals.add(ticket)
 
     async def emptied(self) -> None:
         await self._empty.wait()
@@ -170,7 +208,7 @@ class TicketMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        ticket = Ticket(_new_id(), scope["method"], path_of(scope), send)
+        ticket = Ticket(_new_id(), scope["method"], path_of(scope), send, self._tickets)
         refused = self._name(ticket, header(scope, b"x-request-id"))
 
         async def tell(message: Message) -> None:
@@ -193,6 +231,7 @@ class TicketMiddleware:
             if not ticket.status:
                 await send_refusal(INTERNAL, tell)
         finally:
+            ticket.route = getattr(scope.get("route"), "path", ticket.route)
             self._tickets.close(ticket)
             _log_end(ticket)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from engineroom.errors import ParameterError, UnsupportedError, shown
@@ -10,7 +11,7 @@ from engineroom.server.wire.chat import ChatRequest
 
 
 def chat_options(
-    body: ChatRequest, adapter: str | None, longest: float | None, engine: str
+    body: ChatRequest, adapter: str | None, timeout: float | None, engine: str
 ) -> dict[str, Any]:
     """The options of the call: sampling, log-probabilities, and the switches of rendering.
 
@@ -20,7 +21,7 @@ def chat_options(
     _refuse_tools(body, engine)
     if body.modalities is not None and body.modalities != ["text"]:
         raise UnsupportedError("modalities", engine, why="answers are text", fix='leave it out, or ["text"]')
-    options = sampling_options(body, adapter, longest)
+    options = sampling_options(body, adapter, timeout)
     if body.max_completion_tokens is not None:
         if body.max_tokens is not None and body.max_tokens != body.max_completion_tokens:
             raise ParameterError(
@@ -50,8 +51,35 @@ def _refuse_tools(body: ChatRequest, engine: str) -> None:
 
 
 def _switches(body: ChatRequest) -> dict[str, Any]:
+    switches = template_switches(
+        body.chat_template_kwargs, body.continue_final_message, body.add_generation_prompt
+    )
+    if body.reasoning_effort is None:
+        return switches
+    if body.reasoning_effort != "none":
+        raise ParameterError(
+            f"reasoning_effort={shown(body.reasoning_effort)} is not supported",
+            why='models here think or do not; "none" turns thinking off',
+            fix='chat_template_kwargs={"enable_thinking": true}',
+            parameter="reasoning_effort",
+        )
+    if switches.get("enable_thinking"):
+        raise ParameterError(
+            "reasoning_effort contradicts chat_template_kwargs.enable_thinking", parameter="reasoning_effort"
+        )
+    return {**switches, "enable_thinking": False}
+
+
+def template_switches(
+    kwargs: Mapping[str, Any] | None, continue_final: bool | None, generation_prompt: bool | None
+) -> dict[str, Any]:
+    """vLLM's three fields about the template, as the options of ``render`` and ``chat``.
+
+    Raises:
+        ParameterError: a switch is not known, or they contradict each other.
+    """
     switches: dict[str, Any] = {}
-    for name, value in (body.chat_template_kwargs or {}).items():
+    for name, value in (kwargs or {}).items():
         if name != "enable_thinking":
             raise ParameterError(
                 f"chat_template_kwargs.{name} is not a switch that can be set here",
@@ -59,27 +87,13 @@ def _switches(body: ChatRequest) -> dict[str, Any]:
                 parameter=f"chat_template_kwargs.{name}",
             )
         switches["enable_thinking"] = value
-    if body.reasoning_effort is not None:
-        if body.reasoning_effort != "none":
-            raise ParameterError(
-                f"reasoning_effort={shown(body.reasoning_effort)} is not supported",
-                why='models here think or do not; "none" turns thinking off',
-                fix='chat_template_kwargs={"enable_thinking": true}',
-                parameter="reasoning_effort",
-            )
-        if switches.get("enable_thinking"):
-            raise ParameterError(
-                "reasoning_effort contradicts chat_template_kwargs.enable_thinking",
-                parameter="reasoning_effort",
-            )
-        switches["enable_thinking"] = False
-    if body.continue_final_message:
-        if body.add_generation_prompt:
+    if continue_final:
+        if generation_prompt:
             raise ParameterError(
                 "continue_final_message contradicts add_generation_prompt", parameter="add_generation_prompt"
             )
         switches["continue_final"] = True
-    elif body.add_generation_prompt is False:
+    elif generation_prompt is False:
         raise ParameterError(
             "add_generation_prompt=false is not supported",
             why="an answer begins where the prompt asks for one",

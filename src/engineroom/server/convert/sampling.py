@@ -33,11 +33,11 @@ WIRE_NAMES: Mapping[str, str] = {"max_new_tokens": "max_tokens", "adapter": "mod
 """Our parameters that have another name on the wire."""
 
 
-def sampling_options(body: SamplingFields, adapter: str | None, longest: float | None) -> dict[str, Any]:
+def sampling_options(body: SamplingFields, adapter: str | None, timeout: float | None) -> dict[str, Any]:
     """What was given, by ``SamplingParams``' names.
 
     Args:
-        longest: seconds that the server lets any request take.
+        timeout: seconds for the whole request.
 
     Raises:
         ParameterError: fields contradict each other.
@@ -51,7 +51,7 @@ def sampling_options(body: SamplingFields, adapter: str | None, longest: float |
         ("max_new_tokens", body.max_tokens),
         ("adapter", adapter),
         ("response_format", response_format(body)),
-        ("timeout", min((t for t in (body.timeout, longest) if t is not None), default=None)),
+        ("timeout", timeout),
     ):
         if value is not None:
             options[name] = value

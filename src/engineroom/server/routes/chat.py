@@ -29,7 +29,7 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
     service, ticket = service_of(request), ticket_of(request)
     model = service.model
     ticket.model, adapter = service.chosen(body.model)
-    options = chat_options(body, adapter, service.settings.request_timeout, model.engine.name)
+    options = chat_options(body, adapter, service.timeout(body.timeout), model.engine.name)
     known_early = body.return_token_ids or (
         body.stream_options and body.stream_options.continuous_usage_stats
     )

@@ -37,7 +37,7 @@ async def create_completion(body: CompletionRequest, request: Request) -> Respon
     service, ticket = service_of(request), ticket_of(request)
     model = service.model
     ticket.model, adapter = service.chosen(body.model)
-    options = sampling_options(body, adapter, service.settings.request_timeout)
+    options = sampling_options(body, adapter, service.timeout(body.timeout))
     if body.logprobs is not None:
         options["logprobs"] = body.logprobs
     options.setdefault("max_new_tokens", 16)  # OpenAI's default of this endpoint

@@ -537,11 +537,10 @@ def _check_format(prompt: Prompt, params: SamplingParams, call: Call) -> None:
 
 def _is_ids(item: Any) -> bool:
     """A text as token ids, rather than a conversation."""
-    return (
-        isinstance(item, Sequence)
-        and all(type(i) is int for i in cast("Sequence[Any]", item[:1]))
-        and bool(item)
-    )
+    if not isinstance(item, (list, tuple)):
+        return False
+    items = cast("Sequence[Any]", item)
+    return bool(items) and type(items[0]) is int
 
 
 def _check_batch(method: str, batch_input: Any, unknown: Mapping[str, Any]) -> None:

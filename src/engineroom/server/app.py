@@ -82,7 +82,7 @@ def _add_layers(app: FastAPI, service: Service) -> None:
 
 def _add_errors(app: FastAPI) -> None:
     async def engineroom_error(request: Request, error: Exception) -> Response:
-        refusal = refusal_of(cast("EngineroomError", error), WIRE_NAMES)
+        refusal = refusal_of(cast("EngineroomError", error), WIRE_NAMES, ticket_of(request).subject)
         if refusal.status >= 500 and not isinstance(error, (EngineNotReadyError, RequestTimeoutError)):
             log.error("request %s failed", ticket_of(request).id, exc_info=error)
         return _answer(request, refusal)

@@ -6,7 +6,6 @@ the operator: causes, paths and addresses go to the log.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from engineroom.errors import (
     TemplateError,
     UnsupportedError,
 )
+from engineroom.server.encoding import compact
 
 _NO_RETRY = {"x-should-retry": "false"}
 """OpenAI's clients try a 5xx again unless they are told not to; what failed by itself fails again."""
@@ -53,7 +53,7 @@ class Refusal:
         return {"error": error}
 
     def encoded(self) -> bytes:
-        return json.dumps(self.body).encode()
+        return compact(self.body)
 
 
 class RefusedError(Exception):
@@ -74,10 +74,13 @@ def invalid(
     return RefusedError(Refusal(status, message, code=code, param=param))
 
 
-def refusal_of(error: EngineroomError, names: Mapping[str, str] | None = None) -> Refusal:
+def refusal_of(
+    error: EngineroomError, names: Mapping[str, str] | None = None, subject: str = "messages"
+) -> Refusal:
     """
     Args:
         names: our parameters that have another name on this wire.
+        subject: the field that holds what is answered.
     """
     match error:
         case EngineBusyError():
@@ -90,18 +93,18 @@ def refusal_of(error: EngineroomError, names: Mapping[str, str] | None = None) -
         case EngineDeadError() | EngineClosedError():
             return _of_engine(error, 503, "engine_dead", headers={"Retry-After": "30"})
         case RequestError() | ArgumentError():
-            return _of_request(error, names or {})
+            return _of_request(error, names or {}, subject)
         case ModelError():
             return Refusal(400, redacted(_whole(error)), code="model_error")
         case _:
             return _of_engine(error, 500, "generation_failed", headers=_NO_RETRY)
 
 
-def _of_request(error: RequestError | ArgumentError, names: Mapping[str, str]) -> Refusal:
+def _of_request(error: RequestError | ArgumentError, names: Mapping[str, str], subject: str) -> Refusal:
     code, param = "invalid_value", None
     match error:
         case PromptTooLongError():
-            code, param = "context_length_exceeded", "messages"
+            code, param = "context_length_exceeded", subject
         case UnsupportedError():
             code, param = "unsupported_parameter", error.feature
         case ParameterError():
@@ -110,7 +113,7 @@ def _of_request(error: RequestError | ArgumentError, names: Mapping[str, str]) -
             param = error.argument
         case MessageError() | TemplateError():
             found = _PLACE.match(error.what)
-            param = found[0] if found else "messages"
+            param = found[0] if found else subject
         case _:
             code = "unsupported_request"
     message = _whole(error)

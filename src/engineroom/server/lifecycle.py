@@ -108,7 +108,7 @@ async def _watch(tickets: Tickets, write_timeout: float) -> None:
             if ticket.sending_since:
                 if now - ticket.sending_since > write_timeout:
                     log.warning("request %s: its client does not read", ticket.id)
-                    ticket.leave()
+                    ticket.cut()
             elif ticket.stream and now - (ticket.last_sent or ticket.began) > _SILENCE:
                 task = asyncio.create_task(ticket.stream.keep_alive())
                 tasks.add(task)

@@ -58,6 +58,7 @@ class Ticket:
         sending_since: when the piece was handed over that the client has not taken yet; 0 if there is none.
         last_sent: when the last piece went out.
         stream: the streamed answer, while there is one.
+        subject: the field of its body that holds what is answered.
         error: the code of the error that it ended with.
         ended_by: why the server ended it; its client gets this error.
     """
@@ -70,6 +71,7 @@ class Ticket:
     began: float = field(default_factory=time.monotonic)
     task: asyncio.Task[Any] | None = None
     route: str = "other"
+    subject: str = "messages"
     status: int = 0
     model: str = ""
     prompt_tokens: int = 0
@@ -79,6 +81,7 @@ class Ticket:
     last_sent: float = 0.0
     left: bool = False
     stream: Stream | None = None
+    transport: asyncio.Transport | None = field(default=None, repr=False)
     ended_by: EngineroomError | None = None
 
     @property
@@ -96,6 +99,12 @@ class Ticket:
         if not self.left and self.task is not None:
             self.left = True
             self.task.cancel()
+
+    def cut(self) -> None:
+        """Leaves a client that does not read: its connection would wait for ever to get rid of what it has."""
+        self.leave()
+        if self.transport is not None:
+            self.transport.abort()
 
     def counted(self, prompt_tokens: int, completion_tokens: int) -> None:
         self.prompt_tokens += prompt_tokens
@@ -220,7 +229,9 @@ class TicketMiddleware:
         if refused is not None:
             await send_refusal(refused, tell)
             return
-        scope.setdefault("state", {})["ticket"] = ticket
+        state = scope.setdefault("state", {})
+        state["ticket"] = ticket
+        ticket.transport = state.get("transport")
         self._tickets.open(ticket)
         try:
             await self._app(scope, receive, tell)

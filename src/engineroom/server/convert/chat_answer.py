@@ -6,16 +6,16 @@ a plain piece is that with the text between.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from json.encoder import encode_basestring_ascii as json_text
 from typing import Any
 
 from engineroom.errors import GenerationError
 from engineroom.server.convert.logprobs import LogprobWriter
 from engineroom.server.convert.reasoning import ReasoningText
 from engineroom.server.convert.usage import tokens, usage_of
+from engineroom.server.encoding import compact
+from engineroom.server.encoding import text as json_text
 from engineroom.server.sse import DONE, event
 from engineroom.server.wire.chat import ChatRequest
 from engineroom.types import Delta, Prompt, Response, Usage
@@ -112,7 +112,7 @@ class ChatPieces:
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
-        self._head = json.dumps(shape.head("chat.completion.chunk"))[:-1].encode()
+        self._head = compact(shape.head("chat.completion.chunk"))[:-1]
         usage = b',"usage":null' if shape.usage else b""
         self._tail = b'},"finish_reason":null,"logprobs":null}]' + usage + b"}\n\n"
         self._plain: dict[int, bytes] = {}
@@ -126,7 +126,7 @@ class ChatPieces:
         begin = self._plain.get(delta.index)
         if begin is not None and delta.finish_reason is None and delta.channel == "answer":
             # Thoughts come first: once an answer's text was sent, all that follows is plain.
-            return begin + json_text(delta.text).encode() + self._tail if delta.text else b""
+            return begin + json_text(delta.text) + self._tail if delta.text else b""
         return self._whole(delta)
 
     def _whole(self, delta: Delta) -> bytes:
@@ -173,14 +173,12 @@ class ChatPieces:
                 choice["logprobs"] = {"content": self._shape.writer.content(delta.logprobs)}
             if self._shape.token_ids:
                 choice["token_ids"] = delta.token_ids
-        body: dict[str, Any] = {
-            **self._shape.head("chat.completion.chunk"),
-            "choices": [choice],
-            **(more or {}),
-        }
+        body = self._shape.head("chat.completion.chunk")
+        body["choices"] = [choice]
+        body.update(more or {})
         if self._shape.usage:
             body["usage"] = self._so_far() if self._shape.running_usage else None
-        return event(json.dumps(body).encode())
+        return event(compact(body))
 
     def _plain_begin(self, index: int) -> bytes:
         return b"data: " + self._head + b',"choices":[{"index":%d,"delta":{"content":' % index
@@ -196,5 +194,9 @@ class ChatPieces:
         """The last events, when every answer has ended."""
         if not self._shape.usage:
             return DONE
-        body = {**self._shape.head("chat.completion.chunk"), "choices": [], "usage": self.usage}
-        return event(json.dumps(body).encode()) + DONE
+        body: dict[str, Any] = {
+            **self._shape.head("chat.completion.chunk"),
+            "choices": [],
+            "usage": self.usage,
+        }
+        return event(compact(body)) + DONE

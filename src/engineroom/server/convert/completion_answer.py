@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from json.encoder import encode_basestring_ascii as json_text
 from typing import Any
 
 from engineroom.server.convert.chat_answer import finish_reason
 from engineroom.server.convert.logprobs import LogprobWriter
 from engineroom.server.convert.usage import tokens, usage_of
+from engineroom.server.encoding import compact
+from engineroom.server.encoding import text as json_text
 from engineroom.server.sse import DONE, event
 from engineroom.server.wire.completions import CompletionRequest
 from engineroom.types import Delta, Response, Usage
@@ -74,7 +74,7 @@ class CompletionPieces:
     def __init__(self, shape: CompletionShape) -> None:
         self._shape = shape
         usage = b',"usage":null' if shape.usage else b""
-        self._head = b"data: " + json.dumps(shape.head)[:-1].encode() + b',"choices":[{"index":'
+        self._head = b"data: " + compact(shape.head)[:-1] + b',"choices":[{"index":'
         self._tail = b',"logprobs":null,"finish_reason":null}]' + usage + b"}\n\n"
         self._rich = shape.logprobs or shape.token_ids or shape.running_usage
         self._usages: dict[int, Usage] = {}
@@ -86,7 +86,7 @@ class CompletionPieces:
         if not self._rich and delta.finish_reason is None and delta.prompt_logprobs is None:
             if not delta.text:
                 return b""
-            return self._head + b'%d,"text":' % delta.index + json_text(delta.text).encode() + self._tail
+            return self._head + b'%d,"text":' % delta.index + json_text(delta.text) + self._tail
         return self._whole(delta)
 
     def _whole(self, delta: Delta) -> bytes:
@@ -112,7 +112,7 @@ class CompletionPieces:
         body: Mapping[str, Any] = {**shape.head, "choices": [choice]}
         if shape.usage:
             body = {**body, "usage": tokens(0, self._counts) if shape.running_usage else None}
-        return event(json.dumps(body).encode())
+        return event(compact(body))
 
     @property
     def usage(self) -> dict[str, int]:
@@ -122,4 +122,4 @@ class CompletionPieces:
         """The last events, when every answer has ended."""
         if not self._shape.usage:
             return DONE
-        return event(json.dumps({**self._shape.head, "choices": [], "usage": self.usage}).encode()) + DONE
+        return event(compact({**self._shape.head, "choices": [], "usage": self.usage})) + DONE

@@ -35,7 +35,7 @@ RawPrompt = str | list[int]
 async def create_completion(body: CompletionRequest, request: Request) -> Response:
     """Goes on with a text or with token ids; with ``stream`` in server-sent events."""
     service, ticket = service_of(request), ticket_of(request)
-    model = service.model
+    model, ticket.subject = service.model, "prompt"
     ticket.model, adapter = service.chosen(body.model)
     options = sampling_options(body, adapter, service.timeout(body.timeout))
     if body.logprobs is not None:

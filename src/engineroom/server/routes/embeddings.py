@@ -19,7 +19,7 @@ router = APIRouter(tags=["embeddings"])
 async def create_embeddings(body: EmbeddingRequest, request: Request) -> Response:
     """A vector for each text. The model must have been loaded with ``stage=embed``, or be made for it."""
     service, ticket = service_of(request), ticket_of(request)
-    model = service.model
+    model, ticket.subject = service.model, "input"
     ticket.model = service.base_of(body.model)
     vectors = await ticket.attend(
         request.receive,

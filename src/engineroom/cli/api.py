@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import signal
 import sys
+import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,12 +164,16 @@ def _arguments(values: Mapping[str, Any]) -> Arguments:
 def _print_config(origins: list[Origin], arguments: Arguments, given: Mapping[str, Any]) -> None:
     """Each value and its origin, a line each; keys are counted, not shown."""
     for origin in origins:
-        value = f"{len(origin.value)} keys" if origin.name in ("api_key", "admin_key") else origin.value
+        value = _counted(len(origin.value)) if origin.name in ("api_key", "admin_key") else origin.value
         print(f"{origin.name} = {value}  ({origin.source})")
     for name in type(arguments).model_fields:
         hidden = name == "hf_hub_token" and getattr(arguments, name)
         value = "set" if hidden else getattr(arguments, name)
         print(f"{name} = {value}  ({'given' if name in given else 'default'})")
+
+
+def _counted(keys: int) -> str:
+    return f"{keys} key" if keys == 1 else f"{keys} keys"
 
 
 def _serve(settings: ServerSettings, arguments: Arguments) -> int:
@@ -185,11 +190,10 @@ def _serve(settings: ServerSettings, arguments: Arguments) -> int:
     bridge = Bridge("engineroom-server")
     try:
         serving = bridge.submit(server.serve())
-        with load_model(arguments, bridge) as model:
-            app.state.service.loaded = model
+        with _signals(bridge, server), load_model(arguments, bridge) as model:
+            server.service.loaded = model
             _greet(server)
-            with _signals(bridge, server):
-                serving.result()
+            serving.result()
     finally:
         bridge.close()
     return 0
@@ -218,11 +222,16 @@ client = OpenAI(base_url="{server.url}/v1", api_key={python_key})
 
 @contextmanager
 def _signals(bridge: Any, server: RunningServer) -> Generator[None, None, None]:
-    """The first SIGINT or SIGTERM lets answers end, the second does not."""
+    """The first SIGINT or SIGTERM lets answers end, the second does not. While the model loads, either ends it all."""
 
     def stop(number: int, frame: object) -> None:
+        if server.service.loaded is None:
+            raise KeyboardInterrupt
         bridge.call_soon(server.stop)
 
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -71,8 +71,9 @@ def _add_layers(app: FastAPI, service: Service) -> None:
         max_bytes=int(settings.max_body * 2**20),
         max_depth=settings.max_depth,
         timeout=settings.read_timeout,
+        log_bodies=settings.log_requests,
     )
-    app.add_middleware(KeyMiddleware, keys=settings.keys)
+    app.add_middleware(KeyMiddleware, keys=settings.keys, any_host=settings.allow_anonymous)
     if settings.cors_origin:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origin, allow_methods=["*"], allow_headers=["*"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,15 +31,35 @@ _WRONG = Refusal(
 )
 
 
-class KeyMiddleware:
-    """Takes ``Authorization: Bearer`` (OpenAI) or ``x-api-key`` (Anthropic)."""
+_WRONG_HOST = Refusal(
+    403,
+    "a server without a key serves this machine alone, under localhost or a loopback address",
+    type="permission_error",
+    code="wrong_host",
+)
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+
+class KeyMiddleware:
+    """Takes ``Authorization: Bearer`` (OpenAI) or ``x-api-key`` (Anthropic).
+
+    Args:
+        any_host: without keys, too, requests may be for any host. Otherwise a web page could reach the server by a name
+            of its own that it lets point to this machine (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], any_host: bool = False) -> None:
         self._app = app
+        self._any_host = any_host or bool(keys)
         self._keys = tuple(key.encode() for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or not self._keys or path_of(scope) in OPEN_PATHS:
+        if scope["type"] == "lifespan" or path_of(scope) in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        if not self._any_host and not _is_here(header(scope, b"host") or b""):
+            await send_refusal(_WRONG_HOST, send)
+            return
+        if not self._keys:
             await self._app(scope, receive, send)
             return
         given = given_key(scope)
@@ -45,6 +67,15 @@ class KeyMiddleware:
             await self._app(scope, receive, send)
             return
         await send_refusal(_MISSING if given is None else _WRONG, send)
+
+
+def _is_here(host: bytes) -> bool:
+    """Does a ``Host`` header name this machine? ``localhost:8000``, ``127.0.0.1``, ``[::1]:8000``."""
+    try:
+        name = urlsplit(f"//{host.decode('ascii')}").hostname or ""
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def given_key(scope: Scope) -> bytes | None:

@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from engineroom.server.errors import Refusal
 
+_LINGER = 1.0
 _REASONS = {400: b"Bad Request", 431: b"Request Header Fields Too Large"}
 
 
@@ -28,6 +29,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, *args, **kwargs)
         self._header_bytes = 0
         self._in_header = True
+        self._refused = False
         self._too_slow: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -43,10 +45,12 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        super().data_received(data)
         if self._in_header:
             self._header_bytes += len(data)
-        super().data_received(data)
-        if self._in_header and self._header_bytes > self.max_header and not self.transport.is_closing():
+        if self._in_header and self._header_bytes > self.max_header and not self._refused:
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
@@ -81,4 +85,8 @@ class Connection(HttpToolsProtocol):
         body = refusal.encoded()
         head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head % (refusal.status, _REASONS[refusal.status], len(body)) + body)
-        self.transport.close()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        # A connection that is closed while its client still sends is reset, and the client never reads the answer.
+        self._refused = True
+        self.loop.call_later(_LINGER, self.transport.close)

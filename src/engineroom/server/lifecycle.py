@@ -27,6 +27,7 @@ _SILENCE = 10.0
 """Seconds without a byte after which a stream shows that it lives; before its first byte, an error may still have a status of
 its own."""
 
+_BACKLOG = 4096
 _LAST_WORDS = 2.0
 """Seconds that aborted requests have to tell their clients so."""
 
@@ -68,6 +69,9 @@ class RunningServer:
             for task in (watch, stopping):
                 task.cancel()
             await asyncio.gather(watch, stopping, return_exceptions=True)
+            for listener in getattr(self._uvicorn, "servers", ()):  # open still, if this was cancelled
+                listener.close()
+            self._socket.close()
 
     def stop(self) -> None:
         """Begins to stop; called again, stops at once. On the server's loop."""
@@ -128,6 +132,7 @@ def _bound(settings: ServerSettings) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen(_BACKLOG)  # from now on a client waits instead of being refused
     except OSError as error:
         bound.close()
         raise ArgumentError(
@@ -153,7 +158,7 @@ def _config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
         timeout_graceful_shutdown=round(settings.shutdown_timeout + _LAST_WORDS),
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
-        backlog=4096,
+        backlog=_BACKLOG,
     )
     try:
         config.load()

@@ -9,6 +9,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engineroom.server.errors import ClientLeftError, Refusal
 from engineroom.server.http import header, send_refusal
+from engineroom.server.tickets import log
+
+_LOGGED = 10_000
+"""Bytes of a body that go into the log, if any do."""
 
 _STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
@@ -16,11 +20,14 @@ _STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 class BodyMiddleware:
     """Reads the whole body, within limits, before anything else sees the request."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_depth: int, timeout: float) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, max_depth: int, timeout: float, log_bodies: bool = False
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._max_depth = max_depth
         self._timeout = timeout
+        self._log_bodies = log_bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
@@ -36,6 +43,9 @@ class BodyMiddleware:
         if isinstance(body, Refusal):
             await send_refusal(body, send)
             return
+        if self._log_bodies:
+            shown = body[:_LOGGED].decode("utf-8", "replace")
+            log.info("body", extra={"request": scope["state"]["ticket"].id, "body": shown})
         await self._app(scope, _replayed(body, receive), send)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | Refusal:

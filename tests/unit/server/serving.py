@@ -81,7 +81,7 @@ def asking(
 
         async def send(method: str, path: str, **options: Any) -> httpx.Response:
             transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 return await client.request(method, path, **options)
 
         def ask(path: str, body: Any = None, *, method: str = "", **options: Any) -> httpx.Response:

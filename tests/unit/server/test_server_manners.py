@@ -195,7 +195,7 @@ def test_a_full_queue_is_429_with_the_time_to_come_again() -> None:
 
         async def go() -> tuple[httpx.Response, httpx.Response]:
             transport = httpx.ASGITransport(create_app(model))
-            async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 first = asyncio.create_task(client.post(CHAT, json={"messages": HI}))
                 await asyncio.to_thread(slow.paused.wait)
                 second = await client.post(CHAT, json={"messages": HI, "stream": True})
@@ -211,7 +211,7 @@ def test_a_full_queue_is_429_with_the_time_to_come_again() -> None:
 def test_without_a_model_the_server_says_that_it_loads() -> None:
     async def go() -> list[httpx.Response]:
         async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(create_app()), base_url="http://s"
+            transport=httpx.ASGITransport(create_app()), base_url="http://localhost"
         ) as client:
             return [
                 await client.get(path) for path in ("/health", "/ready", "/version", "/metrics", "/v1/models")
@@ -277,3 +277,28 @@ def test_the_openapi_document_is_there_and_complete() -> None:
     assert {"/v1/chat/completions", "/v1/models", "/v1/rerank", "/metrics"} <= set(spec["paths"])
     fields = spec["components"]["schemas"]["ChatRequest"]["properties"]
     assert {"messages", "temperature", "stop_token_ids", "structured_outputs"} <= set(fields)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("localhost:8000", 200),
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("evil.example", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example:80", 403),
+        ("192.168.1.1", 403),
+        ("[", 403),
+        ("", 403),
+    ],
+)
+def test_without_a_key_no_page_reaches_it_by_a_name_of_its_own(host: str, status: int) -> None:
+    headers = {"Host": host}
+    with asking(["x"]) as ask:
+        assert ask("/v1/models", headers=headers).status_code == status
+        assert ask("/health", headers=headers).status_code == 200
+    for open_in_words in ({"allow_anonymous": True}, {"api_key": ("sk",)}):
+        with asking(["x"], **open_in_words) as ask:
+            assert ask("/v1/models", headers={**headers, "x-api-key": "sk"}).status_code == 200

@@ -41,7 +41,7 @@ def raw(server: Served, data: bytes, *, receive_buffer: int | None = None) -> so
 
 def chat_bytes(**fields: Any) -> bytes:
     body = json.dumps({"messages": HI, **fields}).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
@@ -135,8 +135,12 @@ def test_a_live_request_keeps_its_id_to_itself() -> None:
     [
         (b"nonsense\r\n\r\n", 400, "invalid_http"),
         (b"GET /health HTTP/1.1\r\nContent-Length: -5\r\n\r\n", 400, "invalid_http"),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 50_000 + b"\r\n\r\n", 431, "header_too_large"),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 50_000, 431, "header_too_large"),
+        (
+            b"GET /health HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 50_000 + b"\r\n\r\n",
+            431,
+            "header_too_large",
+        ),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 50_000, 431, "header_too_large"),
         (b"GET /health HTTP/1.1\r\n" + b"A: b\r\n" * 20_000, 431, "header_too_large"),
         (b"GET /" + b"a" * 50_000 + b" HTTP/1.1\r\n\r\n", 431, "header_too_large"),
     ],
@@ -155,8 +159,7 @@ def test_who_does_not_finish_his_request_is_left() -> None:
         half = raw(server, chat_bytes()[:-4])
         assert b"408" in half.recv(65536)
         half.close()
-        with pytest.raises(ConnectionError):
-            all_of(raw(server, b"GET /health HTTP/1.1\r\nA: "))
+        assert all_of(raw(server, b"GET /health HTTP/1.1\r\nA: ")) == b""
 
 
 def test_a_body_in_many_pieces_is_counted() -> None:

@@ -107,7 +107,7 @@ def test_embeddings() -> None:
         def ask(path: str, **body: object) -> httpx.Response:
             async def go() -> httpx.Response:
                 async with httpx.AsyncClient(
-                    transport=httpx.ASGITransport(app), base_url="http://s"
+                    transport=httpx.ASGITransport(app), base_url="http://localhost"
                 ) as client:
                     return await client.post(path, json=body)
 

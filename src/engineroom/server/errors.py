@@ -118,7 +118,7 @@ def _of_request(error: RequestError | ArgumentError, names: Mapping[str, str], s
             code = "unsupported_request"
     message = _whole(error)
     if param is not None and param in names:
-        message = message.replace(param, names[param])
+        message = re.sub(rf"\b{param}(?==| must)", names[param], message)
         param = names[param]
     return Refusal(400, redacted(message), code=code, param=param or None)
 

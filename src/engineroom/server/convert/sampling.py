@@ -29,7 +29,12 @@ _SAME = (
     "num_beams",
 )
 
-WIRE_NAMES: Mapping[str, str] = {"max_new_tokens": "max_tokens", "adapter": "model"}
+WIRE_NAMES: Mapping[str, str] = {
+    "max_new_tokens": "max_tokens",
+    "adapter": "model",
+    "name": "lora_name",
+    "path": "lora_path",
+}
 """Our parameters that have another name on the wire."""
 
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engineroom.errors import EngineroomError
-from engineroom.server.errors import INTERNAL, Refusal, refusal_of
+from engineroom.server.errors import INTERNAL, ClientLeftError, Refusal, refusal_of
 from engineroom.server.tickets import Ticket
 
 log = logging.getLogger("engineroom.server")
@@ -62,6 +62,9 @@ class EventStream(Response):
         try:
             async with aclosing(self._events):
                 await self._ticket.attend(receive, self._run())
+        except ClientLeftError:
+            if not self._began:  # Starlette takes an exception behind a response's beginning for a defect
+                raise
         finally:
             self._ticket.stream = None
 

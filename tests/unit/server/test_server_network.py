@@ -54,7 +54,7 @@ def all_of(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_frees_its_place(stream: bool) -> None:
+def test_a_client_that_leaves_frees_its_place(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
     slow = Reply("Hello there", pause_at=3)
     with served([slow, "next"], arguments={"max_concurrent": 1, "max_queue": 0}) as server:
         connection = raw(server, chat_bytes(stream=stream))
@@ -65,6 +65,7 @@ def test_a_client_that_leaves_frees_its_place(stream: bool) -> None:
         answer = httpx.post(server.url + CHAT, json={"messages": HI})
         assert answer.json()["choices"][0]["message"]["content"] == "next"
         assert server.service.tickets.totals.left == 1
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
 def test_a_client_that_leaves_the_queue_is_never_served() -> None:

@@ -13,8 +13,7 @@ from starlette.responses import Response
 import engineroom
 from engineroom.errors import EngineNotReadyError, EngineroomError, RequestTimeoutError
 from engineroom.server.auth import KeyMiddleware
-from engineroom.server.convert.sampling import WIRE_NAMES
-from engineroom.server.errors import ClientLeftError, Refusal, RefusedError, refusal_of
+from engineroom.server.errors import WIRE_NAMES, ClientLeftError, Refusal, RefusedError, refusal_of
 from engineroom.server.limits import BodyMiddleware
 from engineroom.server.routes import (
     adapters,
@@ -131,7 +130,7 @@ def _validation(error: RequestValidationError) -> Refusal:
     first: dict[str, Any] = dict(error.errors()[0])
     cause = cast("dict[str, Any]", first.get("ctx") or {}).get("error")
     if isinstance(cause, EngineroomError):
-        return refusal_of(cause)
+        return refusal_of(cause, WIRE_NAMES, "messages")
     place = _place(first["loc"][1:])
     if first["type"] == "json_invalid":
         return Refusal(400, f"the body is not valid JSON: {cause}", code="invalid_json")

@@ -29,6 +29,14 @@ from engineroom.errors import (
 )
 from engineroom.server.encoding import compact
 
+WIRE_NAMES: Mapping[str, str] = {
+    "max_new_tokens": "max_tokens",
+    "adapter": "model",
+    "name": "lora_name",
+    "path": "lora_path",
+}
+"""Our parameters that have another name on the wire."""
+
 _NO_RETRY = {"x-should-retry": "false"}
 """OpenAI's clients try a 5xx again unless they are told not to; what failed by itself fails again."""
 
@@ -74,9 +82,7 @@ def invalid(
     return RefusedError(Refusal(status, message, code=code, param=param))
 
 
-def refusal_of(
-    error: EngineroomError, names: Mapping[str, str] | None = None, subject: str = "messages"
-) -> Refusal:
+def refusal_of(error: EngineroomError, names: Mapping[str, str], subject: str) -> Refusal:
     """
     Args:
         names: our parameters that have another name on this wire.
@@ -93,7 +99,7 @@ def refusal_of(
         case EngineDeadError() | EngineClosedError():
             return _of_engine(error, 503, "engine_dead", headers={"Retry-After": "30"})
         case RequestError() | ArgumentError():
-            return _of_request(error, names or {}, subject)
+            return _of_request(error, names, subject)
         case ModelError():
             return Refusal(400, redacted(_whole(error)), code="model_error")
         case _:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engineroom.errors import EngineroomError
-from engineroom.server.errors import INTERNAL, ClientLeftError, Refusal, refusal_of
+from engineroom.server.errors import INTERNAL, WIRE_NAMES, ClientLeftError, Refusal, refusal_of
 from engineroom.server.tickets import Ticket
 
 log = logging.getLogger("engineroom.server")
@@ -113,12 +113,18 @@ class EventStream(Response):
         if isinstance(error, asyncio.CancelledError):
             if self._ticket.ended_by is None:
                 raise error
-            refusal = refusal_of(self._ticket.ended_by)
+            refusal = self._told(self._ticket.ended_by)
+        elif isinstance(error, EngineroomError):
+            refusal = self._told(error)
         else:
-            log.warning("the stream of request %s failed", self._ticket.id, exc_info=error)
-            refusal = refusal_of(error) if isinstance(error, EngineroomError) else INTERNAL
+            refusal = INTERNAL
+        if refusal.status >= 500 and self._ticket.ended_by is None:
+            log.error("the stream of request %s failed", self._ticket.id, exc_info=error)
         self._ticket.error = refusal.code or ""
         return refusal
+
+    def _told(self, error: EngineroomError) -> Refusal:
+        return refusal_of(error, WIRE_NAMES, self._ticket.subject)
 
     async def _write(self, data: bytes) -> None:
         self._ticket.last_sent = time.monotonic()

@@ -7,6 +7,7 @@ slowly, or when the server stops; to log it, and to count it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -237,6 +238,10 @@ class TicketMiddleware:
             await self._app(scope, receive, tell)
         except ClientLeftError:
             ticket.left = True
+        except asyncio.CancelledError:
+            with contextlib.suppress(ClientLeftError, EngineroomError):
+                ticket.explain()
+                raise
         except Exception:
             log.exception("request %s failed", ticket.id)
             if not ticket.status:

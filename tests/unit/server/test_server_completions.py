@@ -85,6 +85,16 @@ def test_refusals(fields: dict[str, Any], param: str) -> None:
     assert (response.status_code, error_of(response)["param"]) == (400, param), response.text
 
 
+def test_one_bad_prompt_refuses_all() -> None:
+    with asking(echo) as ask:
+        response = ask(PATH, {"prompt": ["a", "b" * 5000]})
+        streamed = ask(PATH, {"prompt": ["a", "b" * 5000], "stream": True})
+    assert (response.status_code, error_of(response)["code"]) == (400, "context_length_exceeded")
+    # The first may have begun to stream when the second is read; then it is told in an event.
+    told = events_of(streamed)[-1]["error"] if streamed.status_code == 200 else error_of(streamed)
+    assert (told["code"], told["param"]) == ("context_length_exceeded", "prompt")
+
+
 def test_tokens_there_and_back() -> None:
     with asking(["x"]) as ask:
         told = ask("/tokenize", {"prompt": "hé", "return_token_strs": True}).json()

@@ -29,14 +29,6 @@ _SAME = (
     "num_beams",
 )
 
-WIRE_NAMES: Mapping[str, str] = {
-    "max_new_tokens": "max_tokens",
-    "adapter": "model",
-    "name": "lora_name",
-    "path": "lora_path",
-}
-"""Our parameters that have another name on the wire."""
-
 
 def sampling_options(body: SamplingFields, adapter: str | None, timeout: float | None) -> dict[str, Any]:
     """What was given, by ``SamplingParams``' names.

@@ -13,6 +13,7 @@ from engineroom.server.answers import JsonAnswer
 from engineroom.server.convert.chat_answer import ChatPieces, Shape, completion
 from engineroom.server.convert.conversation import chat_options
 from engineroom.server.convert.logprobs import LogprobWriter
+from engineroom.server.rendering import rendered
 from engineroom.server.routes.documented import ERRORS
 from engineroom.server.service import service_of
 from engineroom.server.sse import EventStream
@@ -40,7 +41,7 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
         model=ticket.model,
         writer=LogprobWriter(model.tokenizer, as_ids=bool(body.return_tokens_as_token_ids)),
         tags=model.renderer.template.thinking_tags,
-        prompt=model.render(body.messages, **_rendering(options)) if known_early else None,
+        prompt=await rendered(model, body.messages, **_rendering(options)) if known_early else None,
     )
     if body.stream:
         return EventStream(_events(model.astream_deltas(body.messages, **options), shape, ticket), ticket)

@@ -83,9 +83,13 @@ def prompts_of(body: CompletionRequest) -> Sequence[RawPrompt]:
 async def _answers(model: ChatModel, prompts: Sequence[RawPrompt], options: dict[str, Any]) -> list[Answer]:
     if len(prompts) == 1:
         return await model.acomplete(prompts[0], **options)
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(model.acomplete(prompt, **options)) for prompt in prompts]
-    return [answer for task in tasks for answer in task.result()]
+    tasks = [asyncio.create_task(model.acomplete(prompt, **options)) for prompt in prompts]
+    try:
+        return [answer for answers in await asyncio.gather(*tasks) for answer in answers]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _deltas(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from engineroom.call import text_length
 from engineroom.chat import ChatModel
 from engineroom.errors import ParameterError
 from engineroom.server.answers import JsonAnswer
 from engineroom.server.convert.conversation import template_switches
+from engineroom.server.rendering import beside, rendered
 from engineroom.server.routes.documented import ERRORS
 from engineroom.server.service import service_of
 from engineroom.server.wire.tokens import (
@@ -26,9 +26,6 @@ from engineroom.server.wire.tokens import (
 from engineroom.types import Prompt
 
 router = APIRouter(tags=["tokens"])
-
-_LONG_TEXT = 20_000
-"""Characters whose tokens are made on a thread, so that streams go on."""
 
 
 @router.post("/tokenize", response_model=Tokenized, responses=ERRORS)
@@ -79,11 +76,7 @@ async def _rendered(model: ChatModel, body: Rendering) -> Prompt:
     switches = template_switches(
         body.chat_template_kwargs, body.continue_final_message, body.add_generation_prompt
     )
-
-    def work() -> Prompt:
-        return model.render(body.messages or [], tools=body.tools or None, **switches)
-
-    return work() if text_length((body.messages, body.tools)) <= _LONG_TEXT else await asyncio.to_thread(work)
+    return await rendered(model, body.messages, body.tools or None, **switches)
 
 
 async def _ids_of(model: ChatModel, body: TokenizeRequest) -> list[int]:
@@ -92,4 +85,4 @@ async def _ids_of(model: ChatModel, body: TokenizeRequest) -> list[int]:
             raise ParameterError(f"{name} belongs to messages, not to prompt", parameter=name)
     text = body.prompt or ""
     encode = model.tokenizer.encode if body.add_special_tokens is False else model.tokenizer.encode_plain
-    return encode(text) if len(text) <= _LONG_TEXT else await asyncio.to_thread(encode, text)
+    return await beside(partial(encode, text), len(text))

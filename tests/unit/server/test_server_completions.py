@@ -8,6 +8,7 @@ from serving import HI, asking, error_of, events_of
 from engineroom.types import Prompt, SamplingParams
 
 PATH = "/v1/completions"
+NONE_CACHED = {"prompt_tokens_details": {"cached_tokens": 0}}
 
 
 def echo(prompt: Prompt, params: SamplingParams) -> str:
@@ -19,7 +20,7 @@ def test_a_prompt_is_taken_as_it_is() -> None:
         body = ask(PATH, {"prompt": "abc", "max_tokens": 10}).json()
     assert body["object"] == "text_completion"
     assert body["choices"] == [{"index": 0, "text": "ABC", "logprobs": None, "finish_reason": "stop"}]
-    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, **NONE_CACHED}
 
 
 def test_openais_default_of_sixteen_tokens() -> None:
@@ -51,7 +52,7 @@ def test_answers_are_counted_on_from_prompt_to_prompt() -> None:
         whole = ask(PATH, {"prompt": ["a", "bb"], "n": 2}).json()
         events = events_of(ask(PATH, {"prompt": ["a", "bb"], "n": 2, "stream": True}))
     assert [(c["index"], c["text"]) for c in whole["choices"]] == [(0, "A"), (1, "A"), (2, "BB"), (3, "BB")]
-    assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 10, "total_tokens": 13}
+    assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 10, "total_tokens": 13, **NONE_CACHED}
     assert {event["choices"][0]["index"] for event in events} == {0, 1, 2, 3}
 
 

@@ -65,6 +65,13 @@ def test_a_prompts_log_probabilities(demo: ChatModel) -> None:
     assert len(rest) == len(demo.tokenizer.encode_plain("Hello there")) - 1
 
 
+def test_what_was_found_in_the_cache_is_told(demo: ChatModel) -> None:
+    body = {"messages": [{"role": "user", "content": "What is 41 plus 17? " * 20}], "temperature": 0}
+    ask(demo, CHAT, body)
+    usage = ask(demo, CHAT, body).json()["usage"]
+    assert 0 < usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
+
+
 @pytest.fixture
 def adaptable(tiny_folder: Path, tmp_path: Path) -> Generator[tuple[ChatModel, Path], None, None]:
     tiny_models.lora(tiny_folder, tmp_path / "poet", seed=3)

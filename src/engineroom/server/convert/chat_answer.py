@@ -187,7 +187,7 @@ class ChatPieces:
         return tokens(len(self._shape.prompt or ()), sum(self._counts.values()))
 
     @property
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         return usage_of(self._usages[index] for index in sorted(self._usages))
 
     def end(self) -> bytes:

@@ -115,7 +115,7 @@ class CompletionPieces:
         return event(compact(body))
 
     @property
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         return usage_of((self._usages[index] for index in sorted(self._usages)), self._shape.prompts)
 
     def end(self) -> bytes:

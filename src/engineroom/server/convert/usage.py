@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from engineroom.types import Usage
 
 
-def usage_of(usages: Iterable[Usage], prompts: int = 1) -> dict[str, int]:
-    """Of all answers together; each of the ``prompts`` counts once, however many answers it got."""
+def usage_of(usages: Iterable[Usage], prompts: int = 1) -> dict[str, Any]:
+    """Of all answers together; each of the ``prompts`` counts once, however many answers it got.
+
+    ``cached_tokens``, as OpenAI has it, are those of the prompts that were computed for earlier requests.
+    """
     known = list(usages)
     each = max(1, len(known) // prompts)
-    prompt = sum(usage.prompt_tokens for usage in known[::each])
-    return tokens(prompt, sum(usage.completion_tokens for usage in known))
+    firsts = known[::each]
+    told = tokens(
+        sum(usage.prompt_tokens for usage in firsts), sum(usage.completion_tokens for usage in known)
+    )
+    cached = sum(usage.cached_tokens for usage in firsts)
+    return {**told, "prompt_tokens_details": {"cached_tokens": cached}}
 
 
 def tokens(prompt: int, completion: int) -> dict[str, int]:

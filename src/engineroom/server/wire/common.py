@@ -141,10 +141,15 @@ VLLM_REFUSED: Mapping[str, tuple[str, Harmless]] = {
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 
 
+class PromptTokens(Answer):
+    cached_tokens: int
+
+
 class TokenUsage(Answer):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokens
 
 
 class ErrorDetail(Answer):

@@ -6,14 +6,15 @@ import importlib.util
 import signal
 import sys
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engineroom.cli.command import settings_of
+from engineroom.cli.command import JsonFlag, settings_of
+from engineroom.cli.console import print_json_line
 from engineroom.errors import EngineNotInstalledError
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def api(
     log_requests: Annotated[
         bool | None, typer.Option("--log-requests", help="Put people's text into the log, too.")
     ] = None,
+    as_json: JsonFlag = False,
 ) -> int:
     """Serve a model over HTTP, as OpenAI's clients expect it.
 
@@ -113,10 +115,15 @@ def api(
     environment variable, ENGINEROOM_HOST for --host, and by LLaMA-Factory's: API_HOST, API_PORT, API_KEY,
     API_MODEL_NAME, API_VERBOSE, FASTAPI_ROOT_PATH. Options win over variables, those over a --config file.
 
+    With --json the address is told as an object with url and models, on standard output, when the model is ready; and
+    --print-config is an object, too.
+
     Ctrl-C or SIGTERM: nothing new is taken, and answers in progress have --shutdown-timeout to end. Again: at once.
     """
     flags: dict[str, Any] = {
-        name: value for name, value in locals().items() if name not in ("context", "config", "print_config")
+        name: value
+        for name, value in locals().items()
+        if name not in ("context", "config", "print_config", "as_json")
     }
     _require_libraries()
     from engineroom.server.settings import resolve
@@ -125,9 +132,9 @@ def api(
     settings, origins = resolve(flags, own)
     arguments = _arguments(values)
     if print_config:
-        _print_config(origins, arguments, values)
+        _print_config([*origins, *_of_model(arguments, values)], as_json=as_json)
         return 0
-    return _serve(settings, arguments)
+    return _serve(settings, arguments, as_json=as_json)
 
 
 def _require_libraries() -> None:
@@ -161,22 +168,35 @@ def _arguments(values: Mapping[str, Any]) -> Arguments:
     return parse_arguments(values)
 
 
-def _print_config(origins: list[Origin], arguments: Arguments, given: Mapping[str, Any]) -> None:
-    """Each value and its origin, a line each; keys are counted, not shown."""
-    for origin in origins:
-        value = _counted(len(origin.value)) if origin.name in ("api_key", "admin_key") else origin.value
-        print(f"{origin.name} = {value}  ({origin.source})")
+def _of_model(arguments: Arguments, given: Mapping[str, Any]) -> Iterator[Origin]:
+    """The settings of the model, as origins."""
+    from engineroom.server.settings import Origin
+
     for name in type(arguments).model_fields:
-        hidden = name == "hf_hub_token" and getattr(arguments, name)
-        value = "set" if hidden else getattr(arguments, name)
-        print(f"{name} = {value}  ({'given' if name in given else 'default'})")
+        yield Origin(name, getattr(arguments, name), "given" if name in given else "default")
 
 
-def _counted(keys: int) -> str:
-    return f"{keys} key" if keys == 1 else f"{keys} keys"
+def _print_config(origins: Sequence[Origin], *, as_json: bool) -> None:
+    """Each value and its origin, a line each; secrets are counted, not shown."""
+    told = {origin.name: (_shown(origin), origin.source) for origin in origins}
+    if as_json:
+        print_json_line({name: {"value": value, "source": source} for name, (value, source) in told.items()})
+        return
+    for name, (value, source) in told.items():
+        print(f"{name} = {value}  ({source})")
 
 
-def _serve(settings: ServerSettings, arguments: Arguments) -> int:
+def _shown(origin: Origin) -> Any:
+    """A value as JSON can hold it, without secrets."""
+    value = origin.value
+    if origin.name in ("api_key", "admin_key"):
+        return f"{len(value)} key" if len(value) == 1 else f"{len(value)} keys"
+    if origin.name == "hf_hub_token" and value:
+        return "set"
+    return str(value) if isinstance(value, Path) else value
+
+
+def _serve(settings: ServerSettings, arguments: Arguments, *, as_json: bool) -> int:
     """Listens first, so that a taken port is known before a model is loaded, and health answers meanwhile."""
     from engineroom.bridge import Bridge
     from engineroom.cli.loading import load_model
@@ -192,15 +212,18 @@ def _serve(settings: ServerSettings, arguments: Arguments) -> int:
         serving = bridge.submit(server.serve())
         with _signals(bridge, server), load_model(arguments, bridge) as model:
             server.service.loaded = model
-            _greet(server)
+            _greet(server, as_json=as_json)
             serving.result()
     finally:
         bridge.close()
     return 0
 
 
-def _greet(server: RunningServer) -> None:
+def _greet(server: RunningServer, *, as_json: bool) -> None:
     service = server.service
+    if as_json:
+        print_json_line({"url": f"{server.url}/v1", "models": list(service.base_names)})
+        return
     name = service.base_names[0]
     key = "$ENGINEROOM_API_KEY" if server.settings.keys else ""
     authorization = f' \\\n  -H "Authorization: Bearer {key}"' if key else ""

@@ -1,5 +1,6 @@
 """``engineroom api``: what is printed, what is refused before a model is loaded, and how it ends."""
 
+import json
 import os
 import re
 import signal
@@ -34,6 +35,16 @@ def test_print_config_shows_each_value_and_where_it_came_from(
     assert "temperature = 0.0  (given)" in lines
     assert "model_name_or_path = demo-reward  (given)" in lines
     assert "infer_backend = huggingface  (default)" in lines
+    assert "sk-secret" not in out
+
+
+def test_the_configuration_as_json(program: Run) -> None:
+    code, out, _ = program("api", "--json", "--port", "7001", "--api-key", "sk-secret", "--print-config")
+    told = json.loads(out)
+    assert code == 0
+    assert told["port"] == {"value": 7001, "source": "--port"}
+    assert told["model_name_or_path"] == {"value": "demo", "source": "default"}
+    assert told["api_key"]["value"] == "1 key"
     assert "sk-secret" not in out
 
 

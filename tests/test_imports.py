@@ -50,8 +50,10 @@ ALLOWED = {
     "comparison": FACADE | {"comparison", "client"},
     "benchmark": FACADE | {"benchmark", "client"},
     "testing": FACADE | {"testing", "preview"},
+    "server": FACADE | {"server", "__init__"},
     "cli": FACADE
     | {
+        "server",
         *("cli", "client", "comparison", "benchmark", "preview", "environment", "environments", "home"),
         *("machine", "doctor", "__init__"),
     },

@@ -17,6 +17,8 @@ class Admission:
         max_queue: answers that may wait beside them.
 
     Attributes:
+        accepted: answers that run or wait now.
+        running: those of them that have their turn in the engine.
         refusal: makes the error that everybody who comes gets, while it is set.
     """
 
@@ -24,6 +26,7 @@ class Admission:
         self.limit = limit
         self.max_queue = max_queue
         self.accepted = 0
+        self.running = 0
         self.refusal: Callable[[], EngineroomError] | None = None
         self._empty = asyncio.Event()
         self._empty.set()
@@ -77,4 +80,8 @@ class Admission:
     async def slot(self) -> AsyncGenerator[None, None]:
         """Waits for a turn in the engine. Cancelling the wait gives the turn to the next."""
         async with self._slots:
-            yield
+            self.running += 1
+            try:
+                yield
+            finally:
+                self.running -= 1

@@ -89,6 +89,11 @@ class Bridge:
                 "a synchronous method was called on the model's own event loop; use its async twin"
             )
 
+    def call_soon(self, action: Callable[[], object]) -> None:
+        """Runs a function on the bridge's loop, soon; nothing, if that has ended. Of use in a signal's handler."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(action)
+
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs the coroutine and waits. An interrupt in the waiting thread cancels it."""
         try:
@@ -135,13 +140,14 @@ class Bridge:
                     while not isinstance(pump.items.get(timeout=_CLOSE_TIMEOUT), _End):
                         pass
 
-    async def astream(self, source: Callable[[], AsyncIterator[T]]) -> AsyncGenerator[T, None]:
-        """Iterates from any loop. Closing the generator closes the source before it returns."""
-        if asyncio.get_running_loop() is self._loop:
-            async with contextlib.aclosing(_closable(source())) as items:
-                async for item in items:
-                    yield item
-            return
+    def astream(self, source: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+        """Iterates from any loop. Closing the generator closes the source before it returns.
+
+        On the bridge's own loop it is the source itself: a server there pays nothing for each token.
+        """
+        return source() if asyncio.get_running_loop() is self._loop else self._astream(source)
+
+    async def _astream(self, source: Callable[[], AsyncIterator[T]]) -> AsyncGenerator[T, None]:
         reader = _LoopReader(asyncio.get_running_loop())
         pump = self._pump(source, reader.notify)
         item: T | _End | None = None

@@ -19,6 +19,7 @@ class Call:
     """The arguments of ``chat`` and of its kin, LLaMA-Factory's names kept, as one value.
 
     Attributes:
+        prompt: a text or token ids to go on with as they are, without a template, instead of ``messages``.
         options: sampling parameters, and the switches of rendering.
     """
 
@@ -29,6 +30,7 @@ class Call:
     videos: Any = None
     audios: Any = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    prompt: str | Sequence[int] | None = None
 
     @property
     def rendering(self) -> dict[str, Any]:
@@ -43,7 +45,7 @@ class Call:
     @property
     def length(self) -> int:
         """About how many characters there are to render."""
-        return text_length((self.messages, self.system, self.tools))
+        return text_length((self.messages, self.system, self.tools, self.prompt))
 
 
 def text_length(value: Any, depth: int = _DEPTH) -> int:

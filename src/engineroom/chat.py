@@ -10,7 +10,7 @@ import warnings
 import weakref
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +43,23 @@ class SamplingWarning(UserWarning):
     """The model's generation_config.json asks for something that engineroom does not do."""
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a model is at work on.
+
+    Attributes:
+        running: answers in the engine.
+        waiting: answers that are being rendered or wait for their turn.
+        limit: the most that run at once.
+        max_queue: the most that may wait.
+    """
+
+    running: int
+    waiting: int
+    limit: int
+    max_queue: int
+
+
 class ChatModel:
     """One model behind one engine, to chat with and to score with.
 
@@ -55,6 +72,8 @@ class ChatModel:
             Without ``model_name_or_path`` the shipped model answers.
         engine: an engine object to use instead of the one that ``infer_backend`` names.
         progress: called with the stage and the share done while the model loads, from any thread.
+        bridge: an event loop to live on beside others, such as a server's, which outlives the model; without it the
+            model has one of its own.
 
     Raises:
         ArgumentError: an argument is unknown, mistyped, out of range, or for training only.
@@ -73,6 +92,7 @@ class ChatModel:
         *,
         engine: BaseEngine | None = None,
         progress: Progress | None = None,
+        bridge: Bridge | None = None,
     ) -> None:
         report = progress or _silent
         self.arguments = parse_arguments(args)
@@ -99,8 +119,8 @@ class ChatModel:
             default_system=self.arguments.default_system,
             enable_thinking=self.arguments.enable_thinking,
         )
-        self._bridge = Bridge()
-        self._closer = _Closer(self._bridge, self.engine)
+        self._bridge = bridge or Bridge()
+        self._closer = _Closer(self._bridge, self.engine, owns_bridge=bridge is None)
         weakref.finalize(self, self._closer.forgotten).atexit = False
         atexit.register(self._closer)
         try:
@@ -159,6 +179,17 @@ class ChatModel:
     def adapters(self) -> Mapping[str, Path]:
         """The LoRA adapters that a request can choose with ``adapter``: name → folder."""
         return self.engine.adapters
+
+    @property
+    def load(self) -> Load:
+        """How many answers the model is at work on, and how many it would take."""
+        admission = self._pipeline.admission
+        return Load(
+            admission.running,
+            admission.accepted - admission.running,
+            admission.limit,
+            admission.max_queue,
+        )
 
     @property
     def is_sleeping(self) -> bool:
@@ -277,7 +308,7 @@ class ChatModel:
         call = Call(messages, system, tools, images, videos, audios, input_kwargs)
         yield from self._bridge.stream(partial(self._pipeline.stream_deltas, call))
 
-    async def astream_deltas(
+    def astream_deltas(
         self,
         messages: Conversation,
         system: str | None = None,
@@ -287,11 +318,37 @@ class ChatModel:
         audios: Any = None,
         **input_kwargs: Any,
     ) -> AsyncGenerator[Delta, None]:
-        """:meth:`stream_deltas`, asynchronously."""
+        """:meth:`stream_deltas`, asynchronously. Closing the generator stops the answer."""
         call = Call(messages, system, tools, images, videos, audios, input_kwargs)
-        async with aclosing(self._bridge.astream(partial(self._pipeline.stream_deltas, call))) as pieces:
-            async for delta in pieces:
-                yield delta
+        return self._bridge.astream(partial(self._pipeline.stream_deltas, call))
+
+    # --- prompts without a template -----------------------------------------------------------------------------
+
+    def complete(self, prompt: str | Sequence[int], **input_kwargs: Any) -> list[Response]:
+        """What the model writes behind a text or token ids, taken as they are: no chat template is put around.
+
+        Raises:
+            RequestError, EngineError: as :meth:`chat`.
+        """
+        return self._bridge.call(self._pipeline.chat(Call((), options=input_kwargs, prompt=prompt)))
+
+    async def acomplete(self, prompt: str | Sequence[int], **input_kwargs: Any) -> list[Response]:
+        """:meth:`complete`, awaited. Cancelling the await frees the engine's slot."""
+        return await self._bridge.acall(self._pipeline.chat(Call((), options=input_kwargs, prompt=prompt)))
+
+    def stream_completion(
+        self, prompt: str | Sequence[int], **input_kwargs: Any
+    ) -> Generator[Delta, None, None]:
+        """:meth:`complete` in pieces, as :meth:`stream_deltas` gives them."""
+        call = Call((), options=input_kwargs, prompt=prompt)
+        yield from self._bridge.stream(partial(self._pipeline.stream_deltas, call))
+
+    def astream_completion(
+        self, prompt: str | Sequence[int], **input_kwargs: Any
+    ) -> AsyncGenerator[Delta, None]:
+        """:meth:`stream_completion`, asynchronously. Closing the generator stops the answer."""
+        call = Call((), options=input_kwargs, prompt=prompt)
+        return self._bridge.astream(partial(self._pipeline.stream_deltas, call))
 
     # --- scores ------------------------------------------------------------------------------------------------
 
@@ -491,14 +548,19 @@ class ChatModel:
 class _Closer:
     """Closes a model: on ``close()``, at the interpreter's exit, or when the model was forgotten. Once is enough."""
 
-    def __init__(self, bridge: Bridge, engine: BaseEngine) -> None:
+    def __init__(self, bridge: Bridge, engine: BaseEngine, *, owns_bridge: bool) -> None:
         self._bridge = bridge
+        self._owns_bridge = owns_bridge
         self.engine = engine
 
     def __call__(self) -> None:
         atexit.unregister(self)
-        if not self._bridge.closed:
+        if self._bridge.closed:
+            return
+        if self._owns_bridge:
             self._bridge.close(self.engine.close())
+        else:
+            self._bridge.call(self.engine.close())
 
     def forgotten(self) -> None:
         """The garbage collector runs on any thread, even on those that the closing waits for; so it has its own."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from engineroom.adapters import Adapters
 from engineroom.admission import Admission
@@ -297,6 +297,8 @@ class Pipeline:
 
     def render(self, call: Call) -> Prompt:
         """The exact prompt that the engine would see."""
+        if call.prompt is not None:
+            return self._raw(call.prompt, call.rendering)
         for name, value in call.rendering.items():
             if not isinstance(value, bool):
                 raise ParameterError(
@@ -306,6 +308,23 @@ class Pipeline:
             call.messages, system=call.system, images=call.images, videos=call.videos, audios=call.audios
         )
         return self.renderer.render(messages, parse_tools(call.tools), **call.rendering)
+
+    def _raw(self, prompt: str | Sequence[int], rendering: Mapping[str, Any]) -> Prompt:
+        for name in rendering:
+            raise ParameterError(
+                f"{name} has no meaning for a prompt without a template", fix="leave it out", parameter=name
+            )
+        if isinstance(prompt, str):
+            return self.renderer.render_raw(prompt)
+        ids = tuple(prompt)
+        wrong = next((i for i in ids if not 0 <= i < self._vocab_size), None)
+        if wrong is not None:
+            raise ParameterError(
+                f"prompt holds token id {shown(wrong)}",
+                why=f"ids go from 0 to {self._vocab_size - 1}",
+                parameter="prompt",
+            )
+        return Prompt(ids, self._tokenizer.decode(ids, skip_special_tokens=False))
 
     def resolve(self, request: Mapping[str, Any]) -> SamplingParams:
         """The parameters of a request with these values, refused as that request would be."""
@@ -423,6 +442,8 @@ class Pipeline:
         try:
             if isinstance(item, str):
                 prompt = self.renderer.render_raw(item)
+            elif _is_ids(item):
+                prompt = self._raw(item, {})
             else:
                 prompt = self.renderer.render_scored(parse_messages(item))
             self._check_ids(prompt)
@@ -441,7 +462,7 @@ class Pipeline:
                     yield delta
             return
         streams = [self._answer(request, i, request.answer_params(i)) for i in range(request.params.n)]
-        async with aclosing(_interleave(streams)) as deltas:
+        async with aclosing(interleave(streams)) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -456,7 +477,9 @@ class Pipeline:
             chunks = self.engine.generate(request.prompt, params)
             try:
                 async for chunk in chunks:
-                    parser = parsers.setdefault(chunk.index, self._parser(request, index + chunk.index))
+                    parser = parsers.get(chunk.index)
+                    if parser is None:
+                        parser = parsers[chunk.index] = self._parser(request, index + chunk.index)
                     if parser.finished:
                         continue
                     for delta in parser.push(chunk):
@@ -510,6 +533,14 @@ def _check_format(prompt: Prompt, params: SamplingParams, call: Call) -> None:
             fix="leave ignore_eos out" if params.ignore_eos else "name one in stop_token_ids",
             parameter="response_format",
         )
+
+
+def _is_ids(item: Any) -> bool:
+    """A text as token ids, rather than a conversation."""
+    if not isinstance(item, (list, tuple)):
+        return False
+    items = cast("Sequence[Any]", item)
+    return bool(items) and type(items[0]) is int
 
 
 def _check_batch(method: str, batch_input: Any, unknown: Mapping[str, Any]) -> None:
@@ -570,7 +601,7 @@ def fold(deltas: Sequence[Delta]) -> Response:
     )
 
 
-async def _interleave(streams: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[Delta, None]:
+async def interleave(streams: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[Delta, None]:
     """Items of several streams as they come. The first error ends all."""
     items: asyncio.Queue[Delta | BaseException | None] = asyncio.Queue(maxsize=64)
 

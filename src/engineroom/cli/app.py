@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from engineroom.cli import (
+    api,
     bench,
     chat,
     compare,
@@ -39,6 +40,7 @@ Without a model, the one that ships inside answers: nothing to download, no acco
 
 COMMANDS: tuple[tuple[Any, Callable[..., int]], ...] = (
     (chat, chat.chat),
+    (api, api.api),
     (score, score.score),
     (embed, embed.embed),
     (render, render.render),

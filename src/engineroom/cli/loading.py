@@ -15,6 +15,7 @@ from engineroom.cli.interrupt import LoadInterrupt
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from engineroom.bridge import Bridge
     from engineroom.chat import ChatModel
     from engineroom.config import Arguments
     from engineroom.engines.base import Progress
@@ -27,8 +28,8 @@ def open_model(arguments: Arguments) -> Generator[ChatModel, None, None]:
         yield model
 
 
-def load_model(arguments: Arguments) -> ChatModel:
-    """Loads the model that the arguments name, for the caller to close."""
+def load_model(arguments: Arguments, bridge: Bridge | None = None) -> ChatModel:
+    """Loads the model that the arguments name, for the caller to close; onto an event loop of the caller's, if given."""
     with LoadInterrupt() as interrupt, load_progress(arguments.model_name_or_path) as show:
 
         def progress(stage: str, share: float | None) -> None:
@@ -41,7 +42,7 @@ def load_model(arguments: Arguments) -> ChatModel:
         with warnings.catch_warnings():
             for said_below in (TemplateWarning, SamplingWarning):
                 warnings.simplefilter("ignore", said_below)
-            model = ChatModel(arguments, progress=progress)
+            model = ChatModel(arguments, progress=progress, bridge=bridge)
         if interrupt.came:
             model.close()
     for warning in model.warnings:

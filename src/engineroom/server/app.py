@@ -1,0 +1,153 @@
+"""The application: routes, the layers around them, and what errors become."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+import engineroom
+from engineroom.errors import EngineNotReadyError, EngineroomError, RequestTimeoutError
+from engineroom.server.auth import KeyMiddleware
+from engineroom.server.errors import WIRE_NAMES, ClientLeftError, Refusal, RefusedError, refusal_of
+from engineroom.server.limits import BodyMiddleware
+from engineroom.server.routes import (
+    adapters,
+    chat,
+    completions,
+    embeddings,
+    health,
+    metrics,
+    models,
+    scores,
+    sleep,
+    tokens,
+)
+from engineroom.server.service import Service
+from engineroom.server.settings import ServerSettings
+from engineroom.server.tickets import TicketMiddleware, log, ticket_of
+
+if TYPE_CHECKING:
+    from engineroom.chat import ChatModel
+
+ROUTERS = tuple(
+    module.router
+    for module in (chat, completions, embeddings, scores, tokens, models, adapters, sleep, health, metrics)
+)
+
+
+def create_app(model: ChatModel | None = None, settings: ServerSettings | None = None) -> FastAPI:
+    """The server as an ASGI application. It must run on the model's own event loop to be fast; on another it works.
+
+    Args:
+        model: None while it loads; ``app.state.service.loaded`` gets it then.
+    """
+    settings = settings or ServerSettings()  # pyright: ignore[reportCallIssue]
+    service = Service(settings, model)
+    app = FastAPI(
+        title="engineroom",
+        summary="One chat and scoring API over several inference engines.",
+        version=engineroom.__version__,
+        root_path=settings.root_path,
+    )
+    app.state.service = service
+    for router in ROUTERS:
+        app.include_router(router)
+    _add_layers(app, service)
+    _add_errors(app)
+    return app
+
+
+def _add_layers(app: FastAPI, service: Service) -> None:
+    """From the inside out."""
+    settings = service.settings
+    app.add_middleware(
+        BodyMiddleware,
+        max_bytes=int(settings.max_body * 2**20),
+        max_depth=settings.max_depth,
+        timeout=settings.read_timeout,
+        log_bodies=settings.log_requests,
+    )
+    app.add_middleware(KeyMiddleware, keys=settings.keys, any_host=settings.allow_anonymous)
+    if settings.cors_origin:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origin, allow_methods=["*"], allow_headers=["*"]
+        )
+    app.add_middleware(TicketMiddleware, tickets=service.tickets)
+
+
+def _add_errors(app: FastAPI) -> None:
+    async def engineroom_error(request: Request, error: Exception) -> Response:
+        refusal = refusal_of(cast("EngineroomError", error), WIRE_NAMES, ticket_of(request).subject)
+        if refusal.status >= 500 and not isinstance(error, (EngineNotReadyError, RequestTimeoutError)):
+            log.error("request %s failed", ticket_of(request).id, exc_info=error)
+        return _answer(request, refusal)
+
+    async def refused(request: Request, error: Exception) -> Response:
+        return _answer(request, cast("RefusedError", error).refusal)
+
+    async def malformed(request: Request, error: Exception) -> Response:
+        return _answer(request, _validation(cast("RequestValidationError", error)))
+
+    async def http(request: Request, error: Exception) -> Response:
+        return _answer(request, _http(request, cast("HTTPException", error)))
+
+    async def left(request: Request, error: Exception) -> Response:
+        ticket_of(request).left = True
+        return Response(status_code=499)  # nginx's number for it; nobody reads it
+
+    app.add_exception_handler(EngineroomError, engineroom_error)
+    app.add_exception_handler(RefusedError, refused)
+    app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(ClientLeftError, left)
+
+
+def _answer(request: Request, refusal: Refusal) -> Response:
+    ticket_of(request).error = refusal.code or ""
+    return Response(
+        refusal.encoded(), refusal.status, headers=dict(refusal.headers), media_type="application/json"
+    )
+
+
+def _http(request: Request, error: HTTPException) -> Refusal:
+    path = request.url.path
+    match error.status_code:
+        case 404:
+            return Refusal(404, f"there is no {request.method} {path} here", code="not_found")
+        case 405:
+            message = f"{path} does not take {request.method}"
+            return Refusal(405, message, code="method_not_allowed", headers=dict(error.headers or {}))
+        case status:
+            return Refusal(status, str(error.detail), code="invalid_request")
+
+
+def _validation(error: RequestValidationError) -> Refusal:
+    first: dict[str, Any] = dict(error.errors()[0])
+    cause = cast("dict[str, Any]", first.get("ctx") or {}).get("error")
+    if isinstance(cause, EngineroomError):
+        return refusal_of(cause, WIRE_NAMES, "messages")
+    place = _place(first["loc"][1:])
+    if first["type"] == "json_invalid":
+        return Refusal(400, f"the body is not valid JSON: {cause}", code="invalid_json")
+    if not place:
+        return Refusal(
+            400, "the body must be a JSON object, with Content-Type: application/json", code="invalid_body"
+        )
+    code = "missing_field" if first["type"] == "missing" else "invalid_value"
+    return Refusal(400, f"{place}: {first['msg']}", code=code, param=place)
+
+
+def _place(steps: tuple[str | int, ...]) -> str:
+    """``messages[0].content``. Names of a union's branches, which pydantic puts in between, are left out."""
+    place = ""
+    for step in steps:
+        if isinstance(step, int):
+            place += f"[{step}]"
+        elif step.isidentifier() and step not in ("str", "int", "float", "bool", "dict"):
+            place += f".{step}" if place else step
+    return place

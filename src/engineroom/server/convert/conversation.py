@@ -1,0 +1,103 @@
+"""A chat request to the arguments of ``ChatModel``. Messages go as they are: ``render`` reads OpenAI's own form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engineroom.errors import ParameterError, UnsupportedError, shown
+from engineroom.server.convert.sampling import sampling_options
+from engineroom.server.wire.chat import ChatRequest
+
+
+def chat_options(
+    body: ChatRequest, adapter: str | None, timeout: float | None, engine: str
+) -> dict[str, Any]:
+    """The options of the call: sampling, log-probabilities, and the switches of rendering.
+
+    Raises:
+        RequestError: something that the request asks for can't be done, or contradicts itself.
+    """
+    _refuse_tools(body, engine)
+    if body.modalities is not None and body.modalities != ["text"]:
+        raise UnsupportedError("modalities", engine, why="answers are text", fix='leave it out, or ["text"]')
+    options = sampling_options(body, adapter, timeout)
+    if body.max_completion_tokens is not None:
+        if body.max_tokens is not None and body.max_tokens != body.max_completion_tokens:
+            raise ParameterError(
+                "max_tokens and max_completion_tokens are two names of one parameter; give one",
+                parameter="max_completion_tokens",
+            )
+        options["max_new_tokens"] = body.max_completion_tokens
+    if body.logprobs:
+        options["logprobs"] = body.top_logprobs or 0
+    elif body.top_logprobs:
+        raise ParameterError("top_logprobs needs logprobs=true", parameter="top_logprobs")
+    return options | _switches(body)
+
+
+def _refuse_tools(body: ChatRequest, engine: str) -> None:
+    """With ``tool_choice: none`` the model is to call none of them, so they are not shown to it."""
+    if body.tool_choice == "none" or not body.tools:
+        if body.tool_choice not in (None, "none", "auto"):
+            raise ParameterError("tool_choice needs tools", parameter="tool_choice")
+        return
+    raise UnsupportedError(
+        "tools",
+        engine,
+        why="calls are not read out of answers yet",
+        fix='leave tools out, or tool_choice="none"',
+    )
+
+
+def _switches(body: ChatRequest) -> dict[str, Any]:
+    switches = template_switches(
+        body.chat_template_kwargs, body.continue_final_message, body.add_generation_prompt
+    )
+    if body.reasoning_effort is None:
+        return switches
+    if body.reasoning_effort != "none":
+        raise ParameterError(
+            f"reasoning_effort={shown(body.reasoning_effort)} is not supported",
+            why='models here think or do not; "none" turns thinking off',
+            fix='chat_template_kwargs={"enable_thinking": true}',
+            parameter="reasoning_effort",
+        )
+    if switches.get("enable_thinking"):
+        raise ParameterError(
+            "reasoning_effort contradicts chat_template_kwargs.enable_thinking", parameter="reasoning_effort"
+        )
+    return {**switches, "enable_thinking": False}
+
+
+def template_switches(
+    kwargs: Mapping[str, Any] | None, continue_final: bool | None, generation_prompt: bool | None
+) -> dict[str, Any]:
+    """vLLM's three fields about the template, as the options of ``render`` and ``chat``.
+
+    Raises:
+        ParameterError: a switch is not known, or they contradict each other.
+    """
+    switches: dict[str, Any] = {}
+    for name, value in (kwargs or {}).items():
+        if name != "enable_thinking":
+            raise ParameterError(
+                f"chat_template_kwargs.{name} is not a switch that can be set here",
+                why="known: enable_thinking",
+                parameter=f"chat_template_kwargs.{name}",
+            )
+        switches["enable_thinking"] = value
+    if continue_final:
+        if generation_prompt:
+            raise ParameterError(
+                "continue_final_message contradicts add_generation_prompt", parameter="add_generation_prompt"
+            )
+        switches["continue_final"] = True
+    elif generation_prompt is False:
+        raise ParameterError(
+            "add_generation_prompt=false is not supported",
+            why="an answer begins where the prompt asks for one",
+            fix="leave it out, or give continue_final_message",
+            parameter="add_generation_prompt",
+        )
+    return switches

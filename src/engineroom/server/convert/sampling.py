@@ -1,0 +1,126 @@
+"""The fields of sampling to the options of ``ChatModel``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from engineroom.errors import ParameterError
+from engineroom.server.wire.common import SamplingFields
+
+_SAME = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "n",
+    "seed",
+    "stop",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "repetition_penalty",
+    "length_penalty",
+    "stop_token_ids",
+    "ignore_eos",
+    "skip_special_tokens",
+    "prompt_logprobs",
+    "num_beams",
+)
+
+
+def sampling_options(body: SamplingFields, adapter: str | None, timeout: float | None) -> dict[str, Any]:
+    """What was given, by ``SamplingParams``' names.
+
+    Args:
+        timeout: seconds for the whole request.
+
+    Raises:
+        ParameterError: fields contradict each other.
+    """
+    if body.stream_options is not None and not body.stream:
+        raise ParameterError(
+            "stream_options needs stream=true", fix="leave stream_options out", parameter="stream_options"
+        )
+    options = {name: value for name in _SAME if (value := getattr(body, name)) is not None}
+    for name, value in (
+        ("max_new_tokens", body.max_tokens),
+        ("adapter", adapter),
+        ("response_format", response_format(body)),
+        ("timeout", timeout),
+    ):
+        if value is not None:
+            options[name] = value
+    return options
+
+
+def response_format(body: SamplingFields) -> dict[str, Any] | None:
+    """What the answer must look like, from whichever of the fields says it.
+
+    Raises:
+        ParameterError: two of them do, or one is malformed.
+    """
+    guided = {
+        "json": body.guided_json,
+        "regex": body.guided_regex,
+        "choice": body.guided_choice,
+        "grammar": body.guided_grammar,
+    }
+    said: list[tuple[str, dict[str, Any]]] = []
+    if body.response_format is not None:
+        said.append(("response_format", body.response_format))
+    if body.structured_outputs is not None:
+        said.append(("structured_outputs", _structured(body.structured_outputs)))
+    said += [
+        (f"guided_{kind}", _format(kind, v, f"guided_{kind}")) for kind, v in guided.items() if v is not None
+    ]
+    if len(said) > 1:
+        raise ParameterError(
+            f"{said[1][0]} and {said[0][0]} both say what the answer must look like",
+            fix="give one of the two",
+            parameter=said[1][0],
+        )
+    return said[0][1] if said else None
+
+
+def _structured(given: Mapping[str, Any]) -> dict[str, Any]:
+    named = {name: value for name, value in given.items() if value is not None}
+    if len(named) != 1:
+        raise ParameterError(
+            "structured_outputs must have one of json, json_object, regex, choice, grammar",
+            parameter="structured_outputs",
+        )
+    (kind, value), *_ = named.items()
+    return _format(kind, value, "structured_outputs")
+
+
+def _format(kind: str, value: Any, field: str) -> dict[str, Any]:
+    match kind:
+        case "json":
+            return {"type": "json_schema", "json_schema": {"schema": _schema(value, field)}}
+        case "json_object" if value is True:
+            return {"type": "json_object"}
+        case "regex":
+            return {"type": "regex", "pattern": value}
+        case "choice":
+            return {"type": "choice", "choices": value}
+        case "grammar":
+            return {"type": "grammar", "grammar": value}
+        case _:
+            raise ParameterError(
+                f"{field}.{kind} is not supported",
+                why="known: json, json_object (true), regex, choice, grammar",
+                parameter=field,
+            )
+
+
+def _schema(value: Any, field: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ParameterError(
+            f"{field} holds JSON that can't be read", why=str(error), parameter=field
+        ) from error

@@ -1,0 +1,162 @@
+"""Errors as OpenAI's clients read them: ``{"error": {"message", "type", "param", "code"}}``.
+
+What a client sees of a request's error is what, why and fix. Of an engine's it is what happened, without what belongs to
+the operator: causes, paths and addresses go to the log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engineroom.errors import (
+    ArgumentError,
+    EngineBusyError,
+    EngineClosedError,
+    EngineDeadError,
+    EngineNotReadyError,
+    EngineroomError,
+    MessageError,
+    ModelError,
+    ParameterError,
+    PromptTooLongError,
+    RequestError,
+    RequestTimeoutError,
+    TemplateError,
+    UnsupportedError,
+)
+from engineroom.server.encoding import compact
+
+WIRE_NAMES: Mapping[str, str] = {
+    "max_new_tokens": "max_tokens",
+    "adapter": "model",
+    "name": "lora_name",
+    "path": "lora_path",
+}
+"""Our parameters that have another name on the wire."""
+
+_NO_RETRY = {"x-should-retry": "false"}
+"""OpenAI's clients try a 5xx again unless they are told not to; what failed by itself fails again."""
+
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}|(?<![\w.:/])(?:/[\w.@+-]+){2,}/?")
+_PLACE = re.compile(r"(?:messages|tools|batch_input|documents|input|prompt)(?:\[\d+\]|\.\w+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that says no."""
+
+    status: int
+    message: str
+    type: str = "invalid_request_error"
+    code: str | None = None
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def body(self) -> dict[str, Any]:
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def encoded(self) -> bytes:
+        return compact(self.body)
+
+
+class RefusedError(Exception):
+    """A refusal that is of HTTP, not of the model: a missing key, an unknown path, too large a body."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+class ClientLeftError(Exception):
+    """Nobody reads the answer any more."""
+
+
+def invalid(
+    message: str, *, param: str | None = None, code: str | None = None, status: int = 400
+) -> RefusedError:
+    return RefusedError(Refusal(status, message, code=code, param=param))
+
+
+def refusal_of(error: EngineroomError, names: Mapping[str, str], subject: str) -> Refusal:
+    """
+    Args:
+        names: our parameters that have another name on this wire.
+        subject: the field that holds what is answered.
+    """
+    match error:
+        case EngineBusyError():
+            after = {"Retry-After": str(max(1, round(error.retry_after)))}
+            return _of_engine(error, 429, "engine_busy", kind="rate_limit_error", headers=after)
+        case RequestTimeoutError():
+            return _of_engine(error, 504, "timeout", kind="timeout_error", headers=_NO_RETRY)
+        case EngineNotReadyError():
+            return _of_engine(error, 503, "engine_not_ready", headers={"Retry-After": "5"})
+        case EngineDeadError() | EngineClosedError():
+            return _of_engine(error, 503, "engine_dead", headers={"Retry-After": "30"})
+        case RequestError() | ArgumentError():
+            return _of_request(error, names, subject)
+        case ModelError():
+            return Refusal(400, redacted(_whole(error)), code="model_error")
+        case _:
+            return _of_engine(error, 500, "generation_failed", headers=_NO_RETRY)
+
+
+def _of_request(error: RequestError | ArgumentError, names: Mapping[str, str], subject: str) -> Refusal:
+    code, param = "invalid_value", None
+    match error:
+        case PromptTooLongError():
+            code, param = "context_length_exceeded", subject
+        case UnsupportedError():
+            code, param = "unsupported_parameter", error.feature
+        case ParameterError():
+            code, param = "unknown_parameter" if error.what.startswith("unknown") else code, error.parameter
+        case ArgumentError():
+            param = error.argument
+        case MessageError() | TemplateError():
+            found = _PLACE.match(error.what)
+            param = found[0] if found else subject
+        case _:
+            code = "unsupported_request"
+    message = _whole(error)
+    if param is not None and param in names:
+        message = re.sub(rf"\b{param}(?==| must)", names[param], message)
+        param = names[param]
+    return Refusal(400, redacted(message), code=code, param=param or None)
+
+
+def _of_engine(
+    error: EngineroomError,
+    status: int,
+    code: str,
+    *,
+    kind: str = "server_error",
+    headers: Mapping[str, str],
+) -> Refusal:
+    return Refusal(status, redacted(error.what), type=kind, code=code, headers=headers)
+
+
+INTERNAL = Refusal(
+    500,
+    "the server failed on this request; its log has the reason under the request's id",
+    type="server_error",
+    code="internal_error",
+    headers=_NO_RETRY,
+)
+
+
+def _whole(error: EngineroomError) -> str:
+    """What, why and fix on one line."""
+    text = error.what
+    if error.why:
+        text += f": {error.why}"
+    return f"{text}. Fix: {error.fix}" if error.fix else text
+
+
+def redacted(text: str) -> str:
+    """Without addresses in memory and paths of this machine."""
+    return _ADDRESS.sub("…", " ".join(text.split()))

@@ -1,0 +1,1 @@
+"""One file for each family of paths; each has a ``router``."""

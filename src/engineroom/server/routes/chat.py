@@ -1,0 +1,68 @@
+"""``/v1/chat/completions``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from engineroom.server.answers import JsonAnswer
+from engineroom.server.convert.chat_answer import ChatPieces, Shape, completion
+from engineroom.server.convert.conversation import chat_options
+from engineroom.server.convert.logprobs import LogprobWriter
+from engineroom.server.rendering import rendered
+from engineroom.server.routes.documented import ERRORS
+from engineroom.server.service import service_of
+from engineroom.server.sse import EventStream
+from engineroom.server.tickets import Ticket, ticket_of
+from engineroom.server.wire.chat import ChatCompletion, ChatRequest
+from engineroom.types import Delta
+
+router = APIRouter(tags=["chat"])
+
+
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERRORS)
+async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
+    """Answers a conversation; with ``stream`` in server-sent events, a ``chat.completion.chunk`` each."""
+    service, ticket = service_of(request), ticket_of(request)
+    model = service.model
+    ticket.model, adapter = service.chosen(body.model)
+    options = chat_options(body, adapter, service.timeout(body.timeout), model.engine.name)
+    known_early = body.return_token_ids or (
+        body.stream_options and body.stream_options.continuous_usage_stats
+    )
+    shape = Shape.of(
+        body,
+        id=f"chatcmpl-{ticket.id}",
+        created=ticket.created,
+        model=ticket.model,
+        writer=LogprobWriter(model.tokenizer, as_ids=bool(body.return_tokens_as_token_ids)),
+        tags=model.renderer.template.thinking_tags,
+        prompt=await rendered(model, body.messages, **_rendering(options)) if known_early else None,
+    )
+    if body.stream:
+        return EventStream(_events(model.astream_deltas(body.messages, **options), shape, ticket), ticket)
+    answers = await ticket.attend(request.receive, model.achat(body.messages, **options))
+    written = completion(answers, shape)
+    ticket.counted(written["usage"]["prompt_tokens"], written["usage"]["completion_tokens"])
+    return JsonAnswer(written)
+
+
+def _rendering(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("enable_thinking", "continue_final") if name in options}
+
+
+async def _events(
+    deltas: AsyncGenerator[Delta, None], shape: Shape, ticket: Ticket
+) -> AsyncGenerator[bytes, None]:
+    pieces = ChatPieces(shape)
+    async with aclosing(deltas):
+        async for delta in deltas:
+            if delta.usage is not None:
+                ticket.counted(delta.usage.prompt_tokens, delta.usage.completion_tokens)
+            if data := pieces.event(delta):
+                yield data
+    yield pieces.end()

@@ -1,0 +1,122 @@
+"""``/v1/completions``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, cast
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from engineroom.chat import ChatModel
+from engineroom.errors import ParameterError
+from engineroom.pipeline import interleave
+from engineroom.server.answers import JsonAnswer
+from engineroom.server.convert.completion_answer import CompletionPieces, CompletionShape, completion
+from engineroom.server.convert.logprobs import LogprobWriter
+from engineroom.server.convert.sampling import sampling_options
+from engineroom.server.routes.documented import ERRORS
+from engineroom.server.service import service_of
+from engineroom.server.sse import EventStream
+from engineroom.server.tickets import Ticket, ticket_of
+from engineroom.server.wire.completions import MAX_PROMPTS, Completion, CompletionRequest
+from engineroom.types import Delta
+from engineroom.types import Response as Answer
+
+router = APIRouter(tags=["completions"])
+
+RawPrompt = str | list[int]
+
+
+@router.post("/v1/completions", response_model=Completion, responses=ERRORS)
+async def create_completion(body: CompletionRequest, request: Request) -> Response:
+    """Goes on with a text or with token ids; with ``stream`` in server-sent events."""
+    service, ticket = service_of(request), ticket_of(request)
+    model, ticket.subject = service.model, "prompt"
+    ticket.model, adapter = service.chosen(body.model)
+    options = sampling_options(body, adapter, service.timeout(body.timeout))
+    if body.logprobs is not None:
+        options["logprobs"] = body.logprobs
+    options.setdefault("max_new_tokens", 16)  # OpenAI's default of this endpoint
+    prompts = prompts_of(body)
+    shape = CompletionShape.of(
+        body,
+        id=f"cmpl-{ticket.id}",
+        created=ticket.created,
+        model=ticket.model,
+        writer=LogprobWriter(model.tokenizer, as_ids=bool(body.return_tokens_as_token_ids)),
+        prompts=len(prompts),
+    )
+    if body.stream:
+        return EventStream(_events(_deltas(model, prompts, options), shape, ticket), ticket)
+    answers = await ticket.attend(request.receive, _answers(model, prompts, options))
+    written = completion(answers, shape)
+    ticket.counted(written["usage"]["prompt_tokens"], written["usage"]["completion_tokens"])
+    return JsonAnswer(written)
+
+
+def prompts_of(body: CompletionRequest) -> Sequence[RawPrompt]:
+    """The prompts, each a text or token ids.
+
+    Raises:
+        ParameterError: there are none, or too many.
+    """
+    given = body.prompt
+    if isinstance(given, str):
+        return [given]
+    if not given:
+        raise ParameterError("prompt is empty", parameter="prompt")
+    if isinstance(given[0], int):
+        return [cast("list[int]", given)]
+    if len(given) > MAX_PROMPTS:
+        raise ParameterError(
+            f"prompt holds {len(given)} prompts",
+            why=f"at most {MAX_PROMPTS} go into one request",
+            parameter="prompt",
+        )
+    return cast("list[RawPrompt]", given)
+
+
+async def _answers(model: ChatModel, prompts: Sequence[RawPrompt], options: dict[str, Any]) -> list[Answer]:
+    if len(prompts) == 1:
+        return await model.acomplete(prompts[0], **options)
+    tasks = [asyncio.create_task(model.acomplete(prompt, **options)) for prompt in prompts]
+    try:
+        return [answer for answers in await asyncio.gather(*tasks) for answer in answers]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _deltas(
+    model: ChatModel, prompts: Sequence[RawPrompt], options: dict[str, Any]
+) -> AsyncGenerator[Delta, None]:
+    streams = [model.astream_completion(prompt, **options) for prompt in prompts]
+    if len(streams) == 1:
+        return streams[0]
+    n: int = options.get("n", 1)
+    return interleave([_shifted(stream, place * n) for place, stream in enumerate(streams)])
+
+
+async def _shifted(deltas: AsyncGenerator[Delta, None], by: int) -> AsyncGenerator[Delta, None]:
+    """The answers to a later prompt are counted on from those before."""
+    async with aclosing(deltas):
+        async for delta in deltas:
+            yield replace(delta, index=delta.index + by)
+
+
+async def _events(
+    deltas: AsyncGenerator[Delta, None], shape: CompletionShape, ticket: Ticket
+) -> AsyncGenerator[bytes, None]:
+    pieces = CompletionPieces(shape)
+    async with aclosing(deltas):
+        async for delta in deltas:
+            if delta.usage is not None:
+                ticket.counted(delta.usage.prompt_tokens, delta.usage.completion_tokens)
+            if data := pieces.event(delta):
+                yield data
+    yield pieces.end()

@@ -1,0 +1,88 @@
+"""``/tokenize``, ``/detokenize`` and ``/render``: what a model would see, without asking it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from engineroom.chat import ChatModel
+from engineroom.errors import ParameterError
+from engineroom.server.answers import JsonAnswer
+from engineroom.server.convert.conversation import template_switches
+from engineroom.server.rendering import beside, rendered
+from engineroom.server.routes.documented import ERRORS
+from engineroom.server.service import service_of
+from engineroom.server.wire.tokens import (
+    Detokenized,
+    DetokenizeRequest,
+    Rendered,
+    Rendering,
+    Tokenized,
+    TokenizeRequest,
+)
+from engineroom.types import Prompt
+
+router = APIRouter(tags=["tokens"])
+
+
+@router.post("/tokenize", response_model=Tokenized, responses=ERRORS)
+async def tokenize(body: TokenizeRequest, request: Request) -> Response:
+    """The token ids of a text or of a rendered conversation."""
+    service = service_of(request)
+    model = service.model
+    service.chosen(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise ParameterError("give prompt or messages", parameter="prompt")
+    ids = (
+        await _ids_of(model, body)
+        if body.prompt is not None
+        else list((await _rendered(model, body)).token_ids)
+    )
+    told: dict[str, Any] = {"count": len(ids), "max_model_len": model.context_length, "tokens": ids}
+    if body.return_token_strs:
+        told["token_strs"] = [model.tokenizer.decode([i], skip_special_tokens=False) for i in ids]
+    return JsonAnswer(told)
+
+
+@router.post("/detokenize", response_model=Detokenized, responses=ERRORS)
+async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
+    """The text of token ids, special tokens included."""
+    service = service_of(request)
+    service.chosen(body.model)
+    tokenizer = service.model.tokenizer
+    wrong = next((i for i in body.tokens if i >= tokenizer.vocab_size), None)
+    if wrong is not None:
+        raise ParameterError(
+            f"tokens holds id {wrong}", why=f"ids go from 0 to {tokenizer.vocab_size - 1}", parameter="tokens"
+        )
+    return JsonAnswer({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})
+
+
+@router.post("/render", response_model=Rendered, responses=ERRORS)
+async def render(body: Rendering, request: Request) -> Response:
+    """The exact prompt of a conversation, as text and token ids."""
+    service = service_of(request)
+    service.chosen(body.model)
+    if body.messages is None:
+        raise ParameterError("messages is missing", parameter="messages")
+    prompt = await _rendered(service.model, body)
+    return JsonAnswer({"prompt": prompt.text, "token_ids": prompt.token_ids, "count": len(prompt)})
+
+
+async def _rendered(model: ChatModel, body: Rendering) -> Prompt:
+    switches = template_switches(
+        body.chat_template_kwargs, body.continue_final_message, body.add_generation_prompt
+    )
+    return await rendered(model, body.messages, body.tools or None, **switches)
+
+
+async def _ids_of(model: ChatModel, body: TokenizeRequest) -> list[int]:
+    for name in ("tools", "chat_template_kwargs", "continue_final_message", "add_generation_prompt"):
+        if getattr(body, name):
+            raise ParameterError(f"{name} belongs to messages, not to prompt", parameter=name)
+    text = body.prompt or ""
+    encode = model.tokenizer.encode if body.add_special_tokens is False else model.tokenizer.encode_plain
+    return await beside(partial(encode, text), len(text))

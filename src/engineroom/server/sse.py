@@ -1,0 +1,134 @@
+"""A streamed answer: server-sent events, written as bytes as soon as they are there.
+
+sse-starlette's response starts four tasks for a stream and hands each event through several; here is one task for the
+answer, and one that waits for the client to leave. A watch over all streams (``lifecycle``) keeps silent ones alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from engineroom.errors import EngineroomError
+from engineroom.server.errors import INTERNAL, WIRE_NAMES, ClientLeftError, Refusal, refusal_of
+from engineroom.server.tickets import Ticket
+
+log = logging.getLogger("engineroom.server")
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+def event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
+
+
+def error_events(refusal: Refusal) -> bytes:
+    """How a stream ends that failed: one error, and the end."""
+    return event(refusal.encoded()) + DONE
+
+
+class EventStream(Response):
+    """Sends the events of an async generator.
+
+    An error before the stream began is raised, for the app to answer with its status. One after it becomes an event.
+
+    Args:
+        events: gives whole events, ``DONE`` last; closed when the client leaves.
+    """
+
+    def __init__(self, events: AsyncGenerator[bytes, None], ticket: Ticket) -> None:
+        super().__init__()
+        self._events = events
+        self._ticket = ticket
+        self._send: Send | None = None
+        self._began = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._send = send
+        self._ticket.stream = self
+        try:
+            async with aclosing(self._events):
+                await self._ticket.attend(receive, self._run())
+        except ClientLeftError:
+            if not self._began:  # Starlette takes an exception behind a response's beginning for a defect
+                raise
+        finally:
+            self._ticket.stream = None
+
+    async def keep_alive(self) -> None:
+        """Shows whoever waits, and the proxies between, that the answer is still being worked at."""
+        if not self._began:
+            await self._begin()
+        await self._write(KEEP_ALIVE)
+
+    async def _begin(self) -> None:
+        assert self._send is not None
+        self._began = True
+        await self._send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+
+    async def _run(self) -> None:
+        try:
+            await self._forward()
+        except (EngineroomError, asyncio.CancelledError, Exception) as error:
+            if not self._began:
+                raise
+            await self._finish(error_events(self._refusal(error)))
+        else:
+            await self._finish(b"")
+
+    async def _forward(self) -> None:
+        ticket, send = self._ticket, self._ticket.send
+        gaps, last = ticket.tickets.gaps, 0.0
+        async for data in self._events:
+            if not self._began:
+                await self._begin()
+            now = ticket.sending_since = ticket.last_sent = time.monotonic()
+            if last:
+                gaps.observe(now - last)
+            else:
+                ticket.tickets.first_token.observe(now - ticket.began)
+            last = now
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+            ticket.sending_since = 0.0
+
+    def _refusal(self, error: BaseException) -> Refusal:
+        """What to tell in the stream of an error that ended it.
+
+        Raises:
+            BaseException: the error, if there is nobody to tell.
+        """
+        if isinstance(error, asyncio.CancelledError):
+            if self._ticket.ended_by is None:
+                raise error
+            refusal = self._told(self._ticket.ended_by)
+        elif isinstance(error, EngineroomError):
+            refusal = self._told(error)
+        else:
+            refusal = INTERNAL
+        if refusal.status >= 500 and self._ticket.ended_by is None:
+            log.error("the stream of request %s failed", self._ticket.id, exc_info=error)
+        self._ticket.error = refusal.code or ""
+        return refusal
+
+    def _told(self, error: EngineroomError) -> Refusal:
+        return refusal_of(error, WIRE_NAMES, self._ticket.subject)
+
+    async def _write(self, data: bytes) -> None:
+        self._ticket.last_sent = time.monotonic()
+        await self._ticket.send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def _finish(self, data: bytes) -> None:
+        await self._ticket.send({"type": "http.response.body", "body": data, "more_body": False})

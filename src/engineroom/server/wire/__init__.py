@@ -1,0 +1,1 @@
+"""What bodies look like, as pydantic models; one file for each family of routes."""

@@ -1,0 +1,124 @@
+"""``/v1/completions``, and the routes about tokens."""
+
+from typing import Any
+
+import pytest
+from serving import HI, asking, error_of, events_of
+
+from engineroom.types import Prompt, SamplingParams
+
+PATH = "/v1/completions"
+NONE_CACHED = {"prompt_tokens_details": {"cached_tokens": 0}}
+
+
+def echo(prompt: Prompt, params: SamplingParams) -> str:
+    return prompt.text.upper()
+
+
+def test_a_prompt_is_taken_as_it_is() -> None:
+    with asking(echo) as ask:
+        body = ask(PATH, {"prompt": "abc", "max_tokens": 10}).json()
+    assert body["object"] == "text_completion"
+    assert body["choices"] == [{"index": 0, "text": "ABC", "logprobs": None, "finish_reason": "stop"}]
+    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, **NONE_CACHED}
+
+
+def test_openais_default_of_sixteen_tokens() -> None:
+    with asking(["x" * 40]) as ask:
+        choice = ask(PATH, {"prompt": "abc"}).json()["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == ("x" * 16, "length")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "texts"),
+    [([104, 105], ["HI"]), (["a", "b"], ["A", "B"]), ([[97], [98, 99]], ["A", "BC"]), (["a"], ["A"])],
+)
+def test_ids_and_several_prompts(prompt: Any, texts: list[str]) -> None:
+    with asking(echo) as ask:
+        whole = ask(PATH, {"prompt": prompt}).json()
+        events = events_of(
+            ask(PATH, {"prompt": prompt, "stream": True, "stream_options": {"include_usage": True}})
+        )
+    assert [choice["text"] for choice in whole["choices"]] == texts
+    streamed = ["" for _ in texts]
+    for event in events[:-1]:
+        streamed[event["choices"][0]["index"]] += event["choices"][0]["text"]
+    assert streamed == texts
+    assert events[-1]["usage"] == whole["usage"]
+
+
+def test_answers_are_counted_on_from_prompt_to_prompt() -> None:
+    with asking(echo) as ask:
+        whole = ask(PATH, {"prompt": ["a", "bb"], "n": 2}).json()
+        events = events_of(ask(PATH, {"prompt": ["a", "bb"], "n": 2, "stream": True}))
+    assert [(c["index"], c["text"]) for c in whole["choices"]] == [(0, "A"), (1, "A"), (2, "BB"), (3, "BB")]
+    assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 10, "total_tokens": 13, **NONE_CACHED}
+    assert {event["choices"][0]["index"] for event in events} == {0, 1, 2, 3}
+
+
+def test_logprobs_in_columns() -> None:
+    with asking(["Hi"]) as ask:
+        logprobs = ask(PATH, {"prompt": "a", "logprobs": 1}).json()["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == ["H", "i", "<|im_end|>"]
+    assert logprobs["token_logprobs"] == [0.0, 0.0, 0.0]
+    assert logprobs["text_offset"] == [0, 1, 2]
+    assert logprobs["top_logprobs"][0] == {"H": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": [1, 2000]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": [2**63]}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": ["a"] * 5000}, "prompt"),
+        ({"echo": True}, "echo"),
+        ({"suffix": "x"}, "suffix"),
+        ({"best_of": 3}, "best_of"),
+        ({"enable_thinking": True}, "enable_thinking"),
+    ],
+)
+def test_refusals(fields: dict[str, Any], param: str) -> None:
+    with asking(["x"]) as ask:
+        response = ask(PATH, {"prompt": "a", **fields})
+    assert (response.status_code, error_of(response)["param"]) == (400, param), response.text
+
+
+def test_one_bad_prompt_refuses_all() -> None:
+    with asking(echo) as ask:
+        response = ask(PATH, {"prompt": ["a", "b" * 5000]})
+        streamed = ask(PATH, {"prompt": ["a", "b" * 5000], "stream": True})
+    assert (response.status_code, error_of(response)["code"]) == (400, "context_length_exceeded")
+    # The first may have begun to stream when the second is read; then it is told in an event.
+    told = events_of(streamed)[-1]["error"] if streamed.status_code == 200 else error_of(streamed)
+    assert (told["code"], told["param"]) == ("context_length_exceeded", "prompt")
+
+
+def test_tokens_there_and_back() -> None:
+    with asking(["x"]) as ask:
+        told = ask("/tokenize", {"prompt": "hé", "return_token_strs": True}).json()
+        back = ask("/detokenize", {"tokens": told["tokens"]}).json()
+        beyond = ask("/detokenize", {"tokens": [9999]})
+        chat = ask("/tokenize", {"messages": HI, "add_generation_prompt": True}).json()
+        rendered = ask("/render", {"messages": HI}).json()
+    assert told == {
+        "count": 3,
+        "max_model_len": 4096,
+        "tokens": [104, 195, 169],
+        "token_strs": ["h", "\ufffd", "\ufffd"],
+    }
+    assert back == {"prompt": "hé"}
+    assert error_of(beyond)["param"] == "tokens"
+    assert rendered["prompt"] == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert rendered["token_ids"] == chat["tokens"]
+    assert rendered["count"] == chat["count"] == len(chat["tokens"])
+
+
+def test_a_rendering_is_refused_as_the_answer_would_be() -> None:
+    with asking(["x"]) as ask:
+        assert error_of(ask("/render", {"messages": []}))["param"] == "messages"
+        assert error_of(ask("/render", {}))["param"] == "messages"
+        assert error_of(ask("/tokenize", {"prompt": "a", "messages": HI}))["param"] == "prompt"
+        assert error_of(ask("/render", {"messages": HI, "model": "x"}))["code"] == "model_not_found"

@@ -1,0 +1,310 @@
+"""Where the network is the point: clients that leave, that don't read, that send nonsense; and the server's end."""
+
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import CHAT, HI, Served, error_of, events_of, read_events, served, text_of
+
+from engineroom.engines.scripted import Reply
+from engineroom.errors import ArgumentError
+from engineroom.server import lifecycle
+from engineroom.server.lifecycle import RunningServer
+from engineroom.server.settings import ServerSettings
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Polls what happens on other threads."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.002)
+
+
+def raw(server: Served, data: bytes, *, receive_buffer: int | None = None) -> socket.socket:
+    """A connection on which these bytes were sent."""
+    connection = socket.socket()
+    if receive_buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.settimeout(10)
+    connection.connect(("127.0.0.1", server.port))
+    connection.sendall(data)
+    return connection
+
+
+def chat_bytes(**fields: Any) -> bytes:
+    body = json.dumps({"messages": HI, **fields}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def all_of(connection: socket.socket) -> bytes:
+    received = b""
+    while piece := connection.recv(65536):
+        received += piece
+    connection.close()
+    return received
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_its_place(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+    slow = Reply("Hello there", pause_at=3)
+    with served([slow, "next"], arguments={"max_concurrent": 1, "max_queue": 0}) as server:
+        connection = raw(server, chat_bytes(stream=stream))
+        assert slow.paused.wait(10)
+        connection.close()
+        wait_for(lambda: server.engine.cancelled == 1)
+        wait_for(lambda: not server.model.load.running and not server.service.tickets.live)
+        answer = httpx.post(server.url + CHAT, json={"messages": HI})
+        assert answer.json()["choices"][0]["message"]["content"] == "next"
+        assert server.service.tickets.totals.left == 1
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+def test_a_client_that_leaves_the_queue_is_never_served() -> None:
+    slow = Reply("Hello", pause_at=0)
+    with served([slow, "next"], arguments={"max_concurrent": 1}) as server:
+        first = raw(server, chat_bytes())
+        assert slow.paused.wait(10)
+        for stream in (True, False):
+            second = raw(server, chat_bytes(stream=stream))
+            wait_for(lambda: server.model.load.waiting == 1)
+            second.close()
+            wait_for(lambda: server.model.load.waiting == 0)
+        slow.resume.set()
+        assert b"Hello" in first.recv(65536)
+        first.close()
+        assert len(server.engine.requests) == 1
+
+
+def test_a_client_that_does_not_read_is_left_and_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "_WATCH_EVERY", 0.05)
+    with served(["x" * 60_000, "next"], engine={"context_length": 100_000}, write_timeout=0.3) as server:
+        connection = raw(server, chat_bytes(stream=True), receive_buffer=4096)
+        wait_for(lambda: any(t.sending_since for t in server.service.tickets.live.values()))
+        answer = httpx.post(server.url + CHAT, json={"messages": HI})
+        assert answer.json()["choices"][0]["message"]["content"] == "next"
+        wait_for(lambda: server.engine.cancelled == 1 and not server.service.tickets.live)
+        connection.close()
+
+
+def test_a_silent_stream_is_kept_alive_and_then_fails_in_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "_WATCH_EVERY", 0.02)
+    monkeypatch.setattr(lifecycle, "_SILENCE", 0.05)
+    slow = Reply("Hello", pause_at=0, error=RuntimeError("broken"))
+    with (
+        served([slow]) as server,
+        httpx.stream("POST", server.url + CHAT, json={"messages": HI, "stream": True}) as r,
+    ):
+        texts = r.iter_text()
+        assert next(texts).startswith(": keep-alive\n\n")
+        slow.resume.set()
+        rest = "".join(texts)
+    *pieces, last = read_events(rest)
+    assert (r.status_code, text_of(pieces), last["error"]["code"]) == (200, "Hello", "generation_failed")
+
+
+def test_a_live_request_keeps_its_id_to_itself() -> None:
+    slow = Reply("Hello", pause_at=0)
+    with served([slow]) as server:
+        results: list[httpx.Response] = []
+
+        def ask() -> None:
+            results.append(
+                httpx.post(server.url + CHAT, json={"messages": HI}, headers={"x-request-id": "mine"})
+            )
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert slow.paused.wait(10)
+        second = httpx.post(server.url + CHAT, json={"messages": HI}, headers={"x-request-id": "mine"})
+        slow.resume.set()
+        thread.join()
+    assert (second.status_code, error_of(second)["code"]) == (400, "duplicate_request_id")
+    assert results[0].status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"nonsense\r\n\r\n", 400, "invalid_http"),
+        (b"GET /health HTTP/1.1\r\nContent-Length: -5\r\n\r\n", 400, "invalid_http"),
+        (
+            b"GET /health HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 50_000 + b"\r\n\r\n",
+            431,
+            "header_too_large",
+        ),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 50_000, 431, "header_too_large"),
+        (b"GET /health HTTP/1.1\r\n" + b"A: b\r\n" * 20_000, 431, "header_too_large"),
+        (b"GET /" + b"a" * 50_000 + b" HTTP/1.1\r\n\r\n", 431, "header_too_large"),
+    ],
+)
+def test_nonsense_and_too_much_are_refused(data: bytes, status: int, code: str) -> None:
+    with served(["x"]) as server:
+        head, _, body = all_of(raw(server, data)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert json.loads(body)["error"]["code"] == code
+        assert httpx.get(server.url + "/health").status_code == 200
+
+
+def test_who_does_not_finish_his_request_is_left() -> None:
+    with served(["x"], read_timeout=0.1) as server:
+        assert all_of(raw(server, b"")) == b""
+        half = raw(server, chat_bytes()[:-4])
+        assert b"408" in half.recv(65536)
+        half.close()
+        assert all_of(raw(server, b"GET /health HTTP/1.1\r\nA: ")) == b""
+
+
+def test_a_body_in_many_pieces_is_counted() -> None:
+    def pieces() -> Any:
+        yield b'{"messages": ['
+        for _ in range(2000):
+            yield b" " * 1000
+
+    with served(["x"], max_body=1.0) as server:
+        answer = httpx.post(server.url + CHAT, content=pieces(), headers={"Content-Type": "application/json"})
+        assert (answer.status_code, error_of(answer)["code"]) == (413, "body_too_large")
+
+
+def test_when_it_stops_answers_in_progress_end_and_nothing_new_begins() -> None:
+    slow = Reply("Hello there", pause_at=3)
+    with served([slow]) as server:
+        with httpx.stream("POST", server.url + CHAT, json={"messages": HI, "stream": True}) as response:
+            assert slow.paused.wait(10)
+            server.stop()
+            wait_for(lambda: server.service.tickets.stopping)
+            wait_for(lambda: _refused(server.port))
+            slow.resume.set()
+            assert text_of(read_events(response.read().decode())) == "Hello there"
+        server.serving.result(timeout=10)
+
+
+def _refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_answers_that_dont_end_in_time_are_aborted_in_words(stream: bool) -> None:
+    slow = Reply("Hello there", pause_at=3)
+    with served([slow], shutdown_timeout=0.05) as server:
+        began = time.monotonic()
+        connection = raw(server, chat_bytes(stream=stream))
+        assert slow.paused.wait(10)
+        server.stop()
+        received = all_of(connection)
+        server.serving.result(timeout=10)
+        assert time.monotonic() - began < 4
+        assert server.engine.cancelled == 1
+    assert b"the server is stopping" in received
+    assert received.startswith(b"HTTP/1.1 200" if stream else b"HTTP/1.1 503")
+    assert (b"data: [DONE]" in received) == stream
+
+
+def test_told_twice_it_stops_at_once() -> None:
+    slow = Reply("Hello there", pause_at=3)
+    with served([slow], shutdown_timeout=60) as server:
+        connection = raw(server, chat_bytes(stream=True))
+        assert slow.paused.wait(10)
+        server.stop()
+        server.stop()
+        assert b"the server is stopping" in all_of(connection)
+        server.serving.result(timeout=10)
+
+
+def test_many_streams_at_once() -> None:
+    with served(["Hello there"]) as server, httpx.Client(base_url=server.url) as client:
+        texts: list[str] = []
+
+        def ask() -> None:
+            texts.append(text_of(events_of(client.post(CHAT, json={"messages": HI, "stream": True}))))
+
+        threads = [threading.Thread(target=ask) for _ in range(40)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert texts == ["Hello there"] * 40
+        assert not server.service.tickets.live
+        assert server.model.load.running == 0
+
+
+def test_a_taken_port_and_a_bad_certificate_are_told_before_a_model_is_loaded(tmp_path: Path) -> None:
+    from engineroom.server.app import create_app
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings = ServerSettings(port=taken.getsockname()[1])
+        with pytest.raises(ArgumentError, match="can't listen on"):
+            RunningServer(create_app(None, settings), settings)
+    (tmp_path / "bad.pem").write_text("no certificate")
+    for certificate in ("bad.pem", "none.pem"):
+        settings = ServerSettings(port=0, ssl_certfile=tmp_path / certificate)
+        with pytest.raises(ArgumentError, match="the TLS certificate can't be used"):
+            RunningServer(create_app(None, settings), settings)
+    settings = ServerSettings(host="no.such.host.invalid", port=0)
+    with pytest.raises(ArgumentError, match="is no address of this machine"):
+        RunningServer(create_app(None, settings), settings)
+
+
+def test_tls(tmp_path: Path) -> None:
+    certificate, key = _self_signed(tmp_path)
+    with served(["Hello"], ssl_certfile=certificate, ssl_keyfile=key) as server:
+        assert server.url.startswith("https://")
+        context = ssl.create_default_context(cafile=str(certificate))
+        with httpx.Client(verify=context) as client:
+            answer = client.post(server.url.replace("127.0.0.1", "localhost") + CHAT, json={"messages": HI})
+        assert answer.json()["choices"][0]["message"]["content"] == "Hello"
+
+
+def _self_signed(folder: Path) -> tuple[Path, Path]:
+    from datetime import datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    today = datetime(2026, 1, 1)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(today)
+        .not_valid_after(today + timedelta(days=36_500))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "key.pem").write_bytes(private)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_pages_of_other_origins_may_call_only_if_allowed() -> None:
+    preflight = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+    with served(["x"]) as server:
+        answer = httpx.options(server.url + CHAT, headers=preflight)
+        assert "access-control-allow-origin" not in answer.headers
+    with served(["x"], cors_origin=("https://page.example",), api_key=("sk",)) as server:
+        allowed = httpx.options(server.url + CHAT, headers=preflight)
+        other = httpx.options(server.url + CHAT, headers={**preflight, "Origin": "https://other.example"})
+    assert allowed.headers["access-control-allow-origin"] == "https://page.example"
+    assert "access-control-allow-origin" not in other.headers

@@ -1,0 +1,129 @@
+"""Scores and embeddings over HTTP."""
+
+import base64
+import struct
+from collections.abc import Generator, Mapping, Sequence
+from math import exp
+
+import pytest
+from serving import Ask, asking, error_of
+
+from engineroom import ChatModel, Prompt, ScriptedEngine
+from engineroom.engines.capabilities import CAPABILITIES
+from engineroom.types import Support
+
+
+class Embedder(ScriptedEngine):
+    """Vectors that tell how often a and b stand in the text."""
+
+    capabilities: Mapping[str, Support] = {**CAPABILITIES["scripted"], "embed": "native"}
+    can_embed = True
+
+    def __init__(self, *args: object) -> None:
+        super().__init__()
+        self.can_generate = False
+
+    async def embed(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
+        return [(float(p.text.count("a")), float(p.text.count("b"))) for p in prompts]
+
+
+def reward(prompt: Prompt) -> float:
+    return float(len(prompt.text.rpartition("assistant\n")[2].removesuffix("<|im_end|>\n")))
+
+
+@pytest.fixture
+def rewards() -> Generator[Ask, None, None]:
+    with asking(engine={"scorer": reward}) as ask:
+        yield ask
+
+
+def test_llama_factorys_evaluation(rewards: Ask) -> None:
+    body = rewards("/v1/score/evaluation", {"model": "demo", "messages": ["a", "abc"]}).json()
+    assert (body["object"], body["model"], body["scores"]) == ("score.evaluation", "demo", [1.0, 3.0])
+    assert body["id"].startswith("scoreval-")
+    assert (
+        error_of(rewards("/v1/score/evaluation", {"messages": ["a"], "max_length": 9}))["param"]
+        == "max_length"
+    )
+
+
+def test_scores_of_texts_conversations_and_pairs(rewards: Ask) -> None:
+    def scores(**body: object) -> list[float]:
+        return [item["score"] for item in rewards("/score", body).json()["data"]]
+
+    conversation = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "four"}]
+    assert scores(input="abc") == [3.0]
+    assert scores(input=["abc", "d"]) == [3.0, 1.0]
+    assert scores(input=[conversation]) == [4.0]
+    assert scores(text_1="question", text_2=["yes", "four"]) == [3.0, 4.0]
+    assert error_of(rewards("/score", {"text_1": ["a", "b"], "text_2": ["c"]}))["param"] == "text_2"
+    assert error_of(rewards("/score", {"input": []}))["param"] == "input"
+
+
+def test_classes_are_sigmoids(rewards: Ask) -> None:
+    (item,) = rewards("/classify", {"input": "ab"}).json()["data"]
+    assert item == {
+        "index": 0,
+        "label": "LABEL_0",
+        "probs": [pytest.approx(1 / (1 + exp(-2)))],
+        "num_classes": 1,
+    }
+    assert rewards("/classify", {"input": "ab", "use_activation": False}).json()["data"][0]["probs"] == [2.0]
+
+
+def test_reranking_puts_the_best_first(rewards: Ask) -> None:
+    documents = ["no", {"text": "longest"}, "mid"]
+    results = rewards("/v1/rerank", {"query": "q", "documents": documents, "top_n": 2}).json()["results"]
+    assert results == [
+        {"index": 1, "relevance_score": 7.0, "document": {"text": "longest"}},
+        {"index": 2, "relevance_score": 3.0, "document": {"text": "mid"}},
+    ]
+    assert (
+        error_of(rewards("/v1/rerank", {"query": "q", "documents": [{"x": "y"}]}))["param"] == "documents[0]"
+    )
+
+
+def test_a_reward_model_does_not_chat(rewards: Ask) -> None:
+    response = rewards("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]})
+    assert (response.status_code, error_of(response)["code"]) == (400, "unsupported_request")
+
+
+def test_a_chat_model_does_not_score() -> None:
+    with asking(["x"]) as ask:
+        for path, body in (("/score", {"input": "x"}), ("/v1/embeddings", {"input": "x"})):
+            assert ask(path, body).status_code == 400
+
+
+def test_embeddings() -> None:
+    import asyncio
+
+    import httpx
+
+    from engineroom.server.app import create_app
+
+    with ChatModel(engine=Embedder()) as model:
+        app = create_app(model)
+
+        def ask(path: str, **body: object) -> httpx.Response:
+            async def go() -> httpx.Response:
+                async with httpx.AsyncClient(
+                    transport=httpx.ASGITransport(app), base_url="http://localhost"
+                ) as client:
+                    return await client.post(path, json=body)
+
+            return asyncio.run(go())
+
+        body = ask("/v1/embeddings", input=["aaaabbb", "aa"], model="demo").json()
+        ids = ask("/v1/embeddings", input=[[97, 97], [98]]).json()
+        packed = ask("/v1/embeddings", input="aaaabbb", encoding_format="base64").json()
+        near = ask("/v1/rerank", query="a", documents=["b", "aab", "a"]).json()["results"]
+        pair = ask("/score", text_1="a", text_2="ab").json()["data"][0]["score"]
+        refused = [ask("/v1/embeddings", input=given) for given in ([], ["a"] * 3000, [300])]
+    assert [item["embedding"] for item in body["data"]] == [pytest.approx([0.8, 0.6]), [1.0, 0.0]]
+    assert body["usage"] == {"prompt_tokens": 9, "total_tokens": 9}
+    assert [item["embedding"] for item in ids["data"]] == [[1.0, 0.0], [0.0, 1.0]]
+    values = struct.unpack("<2f", base64.b64decode(packed["data"][0]["embedding"]))
+    assert values == pytest.approx((0.8, 0.6))
+    assert [item["index"] for item in near] == [2, 1, 0]
+    assert pair == pytest.approx(0.5**0.5)
+    assert {response.status_code for response in refused} == {400}

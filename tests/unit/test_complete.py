@@ -1,0 +1,87 @@
+"""Prompts without a template, and a model that lives on somebody else's event loop."""
+
+import asyncio
+
+import pytest
+
+from engineroom import ChatModel, Prompt, SamplingParams, ScriptedEngine
+from engineroom.bridge import Bridge
+from engineroom.engines.scripted import Reply
+from engineroom.errors import EngineClosedError, MessageError, ParameterError
+
+
+def echo(prompt: Prompt, params: SamplingParams) -> str:
+    return prompt.text.upper()
+
+
+def test_a_prompt_is_taken_as_it_is_in_all_four_ways() -> None:
+    with ChatModel(engine=ScriptedEngine(echo)) as model:
+
+        async def asynchronously() -> tuple[str, str]:
+            answers = await model.acomplete("abc")
+            pieces = [delta.text async for delta in model.astream_completion("abc")]
+            return answers[0].response_text, "".join(pieces)
+
+        texts = {
+            model.complete("abc")[0].response_text,
+            model.complete([97, 98, 99])[0].response_text,
+            "".join(delta.text for delta in model.stream_completion("abc")),
+            *asyncio.run(asynchronously()),
+        }
+        assert texts == {"ABC"}
+        assert {prompt.token_ids for prompt, _ in model.engine.requests} == {(97, 98, 99)}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("ids", [[-1], [265], [2**63]])
+def test_ids_that_the_model_does_not_have_are_refused(ids: list[int]) -> None:
+    with ChatModel(engine=ScriptedEngine(echo)) as model:
+        with pytest.raises(ParameterError, match="prompt holds token id"):
+            model.complete(ids)
+        with pytest.raises(MessageError, match="no tokens"):
+            model.complete([])
+        with pytest.raises(ParameterError, match="enable_thinking has no meaning"):
+            model.complete("a", enable_thinking=True)
+        assert model.engine.requests == []  # type: ignore[attr-defined]
+
+
+def test_a_shared_loop_outlives_its_models() -> None:
+    bridge = Bridge()
+    for _ in range(2):
+        with ChatModel(engine=ScriptedEngine(["Hello"]), bridge=bridge) as model:
+            assert model.chat("hi")[0].response_text == "Hello"
+        with pytest.raises(EngineClosedError):
+            model.chat("hi")
+        assert not bridge.closed
+    bridge.close()
+    model.close()
+
+
+def test_on_its_own_loop_a_stream_costs_no_change_of_threads() -> None:
+    with ChatModel(engine=ScriptedEngine(["Hello"])) as model:
+
+        async def stream() -> tuple[str, int]:
+            before = len(asyncio.all_tasks())
+            text = ""
+            async for delta in model.astream_deltas("hi"):
+                text += delta.text
+                assert len(asyncio.all_tasks()) == before
+            return text, before
+
+        assert model._bridge.call(stream())[0] == "Hello"  # pyright: ignore[reportPrivateUsage]
+
+
+def test_the_load_counts_who_runs_and_who_waits() -> None:
+    slow = Reply("Hello", pause_at=0)
+    with ChatModel({"max_concurrent": 1, "max_queue": 5}, engine=ScriptedEngine([slow])) as model:
+
+        async def go() -> None:
+            tasks = [asyncio.create_task(model.achat("hi")) for _ in range(3)]
+            await asyncio.to_thread(slow.paused.wait)
+            while model.load.waiting < 2:
+                await asyncio.sleep(0.001)
+            assert (model.load.running, model.load.limit, model.load.max_queue) == (1, 1, 5)
+            slow.resume.set()
+            await asyncio.gather(*tasks)
+
+        asyncio.run(go())
+        assert (model.load.running, model.load.waiting) == (0, 0)

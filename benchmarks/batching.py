@@ -30,7 +30,6 @@ from rich.progress import track
 from rich.table import Table
 
 from engineroom.config import parse_arguments
-from engineroom.engines.base import BaseEngine
 from engineroom.engines.huggingface import HuggingfaceEngine
 from engineroom.types import Prompt, SamplingParams
 
@@ -88,14 +87,15 @@ def by_generate(folder: Path, dtype: str) -> Ask:
     return ask
 
 
-async def start_engine(folder: Path, dtype: str, **arguments: Any) -> BaseEngine:
+async def start_engine(folder: Path, dtype: str, **arguments: Any) -> HuggingfaceEngine:
     parsed = parse_arguments({"model_name_or_path": str(folder), "infer_dtype": dtype, **arguments})
     engine = HuggingfaceEngine.from_arguments(parsed)
+    assert isinstance(engine, HuggingfaceEngine)
     await engine.start(lambda stage, share: None)
     return engine
 
 
-def by_engine(engine: BaseEngine) -> Ask:
+def by_engine(engine: HuggingfaceEngine) -> Ask:
     async def ask(ids: Sequence[int], tokens: int) -> Answer:
         began, first, count = time.perf_counter(), 0.0, 0
         params = SamplingParams(temperature=0.0, max_new_tokens=tokens)
@@ -177,7 +177,7 @@ async def mixed(ask: Ask, *, equal: bool) -> float:
     return tokens / (time.perf_counter() - began)
 
 
-async def soak(engine: BaseEngine, requests: int) -> None:
+async def soak(engine: HuggingfaceEngine, requests: int) -> None:
     """Many short requests, 32 at a time, of which a third leave after some tokens."""
     dice = random.Random(2)
 

@@ -61,6 +61,13 @@ def test_the_answer_ends_before_the_first_stop_string(text: str, stops: list[str
     assert parser.finish_reason == "stop"
 
 
+def test_the_first_delta_tells_the_prompt_and_the_last_what_stopped() -> None:
+    parser = AnswerParser(TOKENIZER, stop=["xx", "END"], prompt_tokens=7)
+    deltas = [delta for i in TOKENIZER.encode("one END") for delta in parser.push(Chunk((i,)))]
+    assert [delta.prompt_length for delta in deltas] == [7, *[None] * 6]
+    assert [delta.stop_string for delta in deltas] == [*[None] * 6, "END"]
+
+
 @given(st.text("xEND", max_size=20))
 def test_no_part_of_a_stop_string_leaks_before_it_is_complete(text: str) -> None:
     stops = StopStrings(["END"])

@@ -189,7 +189,7 @@ class Delta:
     Attributes:
         index: which of the ``n`` answers.
         channel: ``reasoning`` inside the model's thinking block (its tags included), else ``answer``.
-        prompt_length: tokens of the rendered prompt; on an answer's first delta, None on the others.
+        prompt_usage: on an answer's first delta, the tokens of its prompt, and none of the answer yet.
         stop_string: on the last delta, the stop string that ended the answer, if one did.
     """
 
@@ -201,7 +201,7 @@ class Delta:
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
-    prompt_length: int | None = None
+    prompt_usage: Usage | None = None
     stop_string: str | None = None
 
 

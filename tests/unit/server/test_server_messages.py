@@ -38,7 +38,12 @@ def test_a_whole_answer_is_in_anthropics_shape() -> None:
         "content": [{"type": "text", "text": "Hello!"}],
         "stop_reason": "end_turn",
         "stop_sequence": None,
-        "usage": {"input_tokens": counted.json()["input_tokens"], "output_tokens": 7},
+        "usage": {
+            "input_tokens": counted.json()["input_tokens"],
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+            "output_tokens": 7,
+        },
     }
 
 
@@ -55,7 +60,7 @@ def test_the_events_hold_the_answer() -> None:
     ]
     assert "".join(deltas) == text == whole["content"][0]["text"]
     start = events[0]["message"]
-    assert start["usage"] == {"input_tokens": whole["usage"]["input_tokens"], "output_tokens": 0}
+    assert start["usage"] == {**whole["usage"], "output_tokens": 0}
     assert (start["content"], start["stop_reason"]) == ([], None)
     assert events[1]["content_block"] == {"type": "text", "text": ""}
     assert events[-2]["delta"] == {"stop_reason": "end_turn", "stop_sequence": None}

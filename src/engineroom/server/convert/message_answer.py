@@ -55,7 +55,13 @@ class MessageShape:
 
 
 def _counts(usage: Usage) -> dict[str, int]:
-    return {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
+    """Anthropic counts apart what of a prompt was computed before. Nothing is charged for keeping it."""
+    return {
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+    }
 
 
 def _thinking(text: str) -> dict[str, Any]:
@@ -104,8 +110,8 @@ class MessagePieces:
 
     def _begin(self, delta: Delta) -> bytes:
         self._begun = True
-        nothing = Usage(delta.prompt_length or 0, 0)
-        start = self._shape.message([], {"stop_reason": None, "stop_sequence": None}, nothing)
+        known = delta.prompt_usage or Usage(0, 0)
+        start = self._shape.message([], {"stop_reason": None, "stop_sequence": None}, known)
         return typed_event("message_start", {"type": "message_start", "message": start})
 
     def _piece(self, kind: str, text: str) -> bytes:

@@ -139,11 +139,10 @@ class ResponsePieces:
         }
 
     def _counts(self, usage: Usage) -> dict[str, Any]:
-        """Tokens. Those of a prompt that were computed before are not counted apart, and clients want a number."""
         thinking = self._thinking_tokens if self._parts.seen else 0
         return {
             "input_tokens": usage.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": usage.cached_tokens},
             "output_tokens": usage.completion_tokens,
             "output_tokens_details": {"reasoning_tokens": thinking},
             "total_tokens": usage.total_tokens,

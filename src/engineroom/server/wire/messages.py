@@ -199,7 +199,11 @@ class CountTokensRequest(TurnsFields):
 
 
 class AnthropicUsage(Answer):
+    """``input_tokens`` are those of the prompt that were not read from the cache."""
+
     input_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
     output_tokens: int
 
 

@@ -286,9 +286,19 @@ class InputTokensRequest(ConversationFields):
 # --- the answer -------------------------------------------------------------------------------------------------
 
 
+class InputTokensDetails(Answer):
+    cached_tokens: int
+
+
+class OutputTokensDetails(Answer):
+    reasoning_tokens: int
+
+
 class ResponsesUsage(Answer):
     input_tokens: int
+    input_tokens_details: InputTokensDetails
     output_tokens: int
+    output_tokens_details: OutputTokensDetails
     total_tokens: int
 
 

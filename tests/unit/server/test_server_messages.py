@@ -273,8 +273,8 @@ def test_errors_of_every_layer_are_in_anthropics_shape() -> None:
             413: ask(PATH, {**ASK, "system": "x" * 20_000}, headers=key),
             405: ask(PATH, method="GET", headers=key),
             404: ask("/v1/messages/nothing", headers=key),
-            400: ask(PATH, ASK, headers={**key, "anthropic-version": "2029-01-01"}),
-            200: ask(PATH, ASK, headers={**key, "anthropic-version": "2023-06-01"}),
+            400: ask(PATH, ASK, headers={**key, "anthropic-version": "2023-01-01"}),
+            200: ask(PATH, ASK, headers={**key, "anthropic-version": "2026-10-21"}),
         }
         bearer = ask(PATH, ASK, headers={"Authorization": "Bearer sk-one"})
         other = ask("/v1/models/none", headers={**key, "anthropic-version": "2023-06-01"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any
@@ -23,8 +24,13 @@ from engineroom.types import Delta
 
 router = APIRouter(tags=["messages"])
 
-_VERSION = "2023-06-01"
-Version = Annotated[str | None, Header(alias="anthropic-version", description=f"{_VERSION}, or none.")]
+_FIRST_VERSION = "2023-06-01"
+"""Its events are typed and hold pieces. Versions since have taken fields away, and changed nothing that is sent here."""
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+Version = Annotated[
+    str | None, Header(alias="anthropic-version", description=f"{_FIRST_VERSION} or later; or none.")
+]
 
 
 @router.post("/v1/messages", response_model=AnthropicMessage, responses=ANTHROPIC_ERRORS)
@@ -57,10 +63,10 @@ async def count_tokens(body: CountTokensRequest, request: Request, version: Vers
 
 
 def _check_version(version: str | None) -> None:
-    if version not in (None, _VERSION):
+    if version is not None and not (_DATE.fullmatch(version) and version >= _FIRST_VERSION):
         raise ParameterError(
             f"anthropic-version {shown(version)} is not spoken here",
-            why=f"known: {_VERSION}",
+            why=f"a date from {_FIRST_VERSION} on",
             parameter="anthropic-version",
         )
 

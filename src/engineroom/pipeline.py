@@ -598,6 +598,7 @@ def fold(deltas: Sequence[Delta]) -> Response:
         logprobs=tuple(logprobs) if any(delta.logprobs is not None for delta in deltas) else None,
         prompt_logprobs=next((d.prompt_logprobs for d in deltas if d.prompt_logprobs is not None), None),
         cached_length=last.usage.cached_tokens,
+        stop_string=last.stop_string,
     )
 
 

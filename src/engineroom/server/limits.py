@@ -41,7 +41,7 @@ class BodyMiddleware:
                 408, f"the request was not sent within {self._timeout:g} seconds", code="slow_body"
             )
         if isinstance(body, Refusal):
-            await send_refusal(body, send)
+            await send_refusal(body, scope, send)
             return
         if self._log_bodies:
             shown = body[:_LOGGED].decode("utf-8", "replace")

@@ -117,7 +117,7 @@ def check(answer: bytes, text: str) -> None:
     """The answer is 200, each of its events is a chunk, and together they say the text."""
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 "), answer[:500]
-    *events, done = _events(_unchunked(body))
+    *events, done = events_of(unchunked(body))
     assert done == "[DONE]"
     chunks = [json.loads(event) for event in events]
     assert all(chunk["object"] == "chat.completion.chunk" for chunk in chunks)
@@ -126,7 +126,7 @@ def check(answer: bytes, text: str) -> None:
     assert chunks[-1]["usage"]["completion_tokens"] == len(text) + 1  # and the token that ends it
 
 
-def _unchunked(body: bytes) -> bytes:
+def unchunked(body: bytes) -> bytes:
     whole = bytearray()
     while True:
         size, _, body = body.partition(b"\r\n")
@@ -137,7 +137,7 @@ def _unchunked(body: bytes) -> bytes:
         body = body[length + 2 :]
 
 
-def _events(body: bytes) -> list[str]:
+def events_of(body: bytes) -> list[str]:
     *events, rest = body.decode().split("\n\n")
     assert not rest
     return [event.removeprefix("data: ") for event in events if not event.startswith(":")]

@@ -23,7 +23,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,12 @@ def make_tokenizer(folder: Path) -> None:
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
 
-    words: Any = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    words: Any = Tokenizer(
+        WordLevel({"<unk>": 0, **{f"w{i}": i for i in range(1, VOCABULARY)}}, unk_token="<unk>")
+    )
     words.pre_tokenizer = WhitespaceSplit()
     fast: Any = PreTrainedTokenizerFast
-    tokenizer = fast(tokenizer_object=words, unk_token="w0", pad_token="w0")
+    tokenizer = fast(tokenizer_object=words, unk_token="<unk>", pad_token="<unk>")
     tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
     tokenizer.save_pretrained(folder)
 
@@ -110,12 +112,15 @@ def serving(server: Contestant, folder: Path) -> Generator[int, None, None]:
         _await(process, port, log)
         yield port
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
             process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def _free_port() -> int:
@@ -145,7 +150,7 @@ def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 
 def prompt() -> str:
-    return " ".join(f"w{random.randrange(VOCABULARY)}" for _ in range(PROMPT))
+    return " ".join(f"w{random.randrange(1, VOCABULARY)}" for _ in range(PROMPT))
 
 
 async def ask(port: int, server: Contestant) -> None:

@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from engineroom.errors import ParameterError, nearest, shown
 from engineroom.params import MAX_N, MAX_SEED, MAX_TOP_LOGPROBS
 
 Harmless: TypeAlias = tuple[Any, ...]
+
+
+def _fail_fast(schema: Any) -> None:
+    if isinstance(schema, dict):
+        node = cast("dict[str, Any]", schema)
+        if node.get("type") == "list":
+            node["fail_fast"] = True
+        for part in node.values():
+            _fail_fast(part)
+    elif isinstance(schema, list):
+        for part in cast("list[Any]", schema):
+            _fail_fast(part)
 
 
 class Wire(BaseModel):
@@ -23,6 +36,13 @@ class Wire(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, protected_namespaces=())
     refused: ClassVar[Mapping[str, tuple[str, Harmless]]] = {}
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Of a wrong list the first wrong item is told: a million errors take seconds, and gigabytes."""
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
 
     @model_validator(mode="before")
     @classmethod

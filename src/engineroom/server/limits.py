@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -12,6 +13,9 @@ from engineroom.server.tickets import log
 
 _LOGGED = 10_000
 """Bytes of a body that go into the log, if any do."""
+
+_LINGER = 1.0
+"""Seconds that a client may go on sending what is refused."""
 
 _MAX_STRINGS = 500_000
 _MAX_CONTAINERS = 200_000
@@ -46,7 +50,11 @@ class BodyMiddleware:
                 408, f"the request was not sent within {self._timeout:g} seconds", code="slow_body"
             )
         if isinstance(body, Refusal):
-            await send_refusal(body, send)
+            await _refuse(body, receive, send)
+            return
+        refusal = unfit(body, self._max_depth)
+        if refusal is not None:
+            await send_refusal(refusal, send)
             return
         if self._log_bodies:
             shown = body[:_LOGGED].decode("utf-8", "replace")
@@ -70,8 +78,7 @@ class BodyMiddleware:
                 return self._too_large()
             if not message.get("more_body"):
                 break
-        body = bytes(pieces)
-        return unfit(body, self._max_depth) or body
+        return bytes(pieces)
 
     def _too_large(self) -> Refusal:
         return Refusal(
@@ -80,6 +87,23 @@ class BodyMiddleware:
             code="body_too_large",
             headers={"Connection": "close"},  # the rest of it is on the way
         )
+
+
+async def _refuse(refusal: Refusal, receive: Receive, send: Send) -> None:
+    """Answers, and only then lets go: a connection that is closed while its client still sends is reset, and the client
+    never reads the answer."""
+
+    async def hold(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await send({**message, "more_body": True})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LINGER):
+                    while (await receive()).get("more_body"):
+                        pass
+            message = {"type": "http.response.body", "body": b""}
+        await send(message)
+
+    await send_refusal(refusal, hold)
 
 
 def unfit(body: bytes, max_depth: int) -> Refusal | None:

@@ -479,6 +479,7 @@ class Pipeline:
             chunks = self.engine.generate(request.prompt, params)
             try:
                 async for chunk in chunks:
+                    self.admission.moved()
                     parser = parsers.get(chunk.index)
                     if parser is None:
                         parser = parsers[chunk.index] = self._parser(request, index + chunk.index)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from engineroom.errors import ParameterError, nearest, shown
 from engineroom.params import MAX_N, MAX_SEED, MAX_TOP_LOGPROBS
@@ -14,6 +15,18 @@ Harmless: TypeAlias = tuple[Any, ...]
 
 
 LABEL = "A label; nothing here depends on it."
+
+
+def _fail_fast(schema: Any) -> None:
+    if isinstance(schema, dict):
+        node = cast("dict[str, Any]", schema)
+        if node.get("type") == "list":
+            node["fail_fast"] = True
+        for part in node.values():
+            _fail_fast(part)
+    elif isinstance(schema, list):
+        for part in cast("list[Any]", schema):
+            _fail_fast(part)
 
 
 class Wire(BaseModel):
@@ -26,6 +39,13 @@ class Wire(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, protected_namespaces=())
     refused: ClassVar[Mapping[str, tuple[str, Harmless]]] = {}
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Of a wrong list the first wrong item is told: a million errors take seconds, and gigabytes."""
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
 
     @model_validator(mode="before")
     @classmethod

@@ -60,7 +60,10 @@ def output(token_ids: list[int], reason: str | None = None, **told: Any) -> Any:
     completion = SimpleNamespace(
         token_ids=token_ids, finish_reason=reason, logprobs=told.pop("logprobs", None)
     )
-    return SimpleNamespace(outputs=[completion], prompt_logprobs=told.pop("prompt_logprobs", None))
+    prompt = told.pop("prompt_logprobs", None)
+    return SimpleNamespace(
+        outputs=[completion], prompt_logprobs=prompt, num_cached_tokens=told.pop("cached", None)
+    )
 
 
 def at(**logprobs: float) -> Any:
@@ -93,6 +96,13 @@ def test_the_prompts_logprobs_come_with_the_first_chunk() -> None:
 def test_logprobs_that_are_no_numbers_are_an_error() -> None:
     with pytest.raises(GenerationError, match="NaN"):
         to_chunk(output([1], logprobs=[at(_1=float("nan"))]), PROMPT, SamplingParams(logprobs=0))
+
+
+def test_a_chunk_tells_how_much_of_the_prompt_was_in_the_cache() -> None:
+    for cached, told in ((None, 0), (0, 0), (16, 16)):
+        chunk = to_chunk(output([1], cached=cached), PROMPT, SamplingParams())
+        assert chunk is not None
+        assert chunk.cached_tokens == told
 
 
 def test_an_output_that_adds_nothing_is_no_chunk() -> None:

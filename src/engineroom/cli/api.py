@@ -101,6 +101,10 @@ def api(
         Path | None,
         typer.Option("--lora-folder", metavar="FOLDER", help="LoRA adapters that may be loaded over HTTP."),
     ] = None,
+    model_folder: Annotated[
+        Path | None,
+        typer.Option("--model-folder", metavar="FOLDER", help="Models that may be switched to over HTTP."),
+    ] = None,
     log_format: Annotated[
         str | None, typer.Option("--log-format", metavar="text|json", help="Form of the log's lines. [text]")
     ] = None,
@@ -205,15 +209,17 @@ def _serve(settings: ServerSettings, arguments: Arguments, *, as_json: bool) -> 
     from engineroom.server.logs import configure_logs
 
     configure_logs(settings)
-    app = create_app(None, settings)
-    server = RunningServer(app, settings)
     bridge = Bridge("engineroom-server")
     try:
+        server = RunningServer(create_app(None, settings, bridge), settings)
         serving = bridge.submit(server.serve())
         with _signals(bridge, server), load_model(arguments, bridge) as model:
             server.service.loaded = model
-            _greet(server, as_json=as_json)
-            serving.result()
+            try:
+                _greet(server, as_json=as_json)
+                serving.result()
+            finally:
+                server.service.loaded.close()  # another one than ``model``, if it was switched
     finally:
         bridge.close()
     return 0

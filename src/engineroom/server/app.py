@@ -25,6 +25,7 @@ from engineroom.server.routes import (
     models,
     scores,
     sleep,
+    switch,
     tokens,
 )
 from engineroom.server.service import Service
@@ -32,22 +33,29 @@ from engineroom.server.settings import ServerSettings
 from engineroom.server.tickets import TicketMiddleware, log, ticket_of
 
 if TYPE_CHECKING:
+    from engineroom.bridge import Bridge
     from engineroom.chat import ChatModel
 
 ROUTERS = tuple(
     module.router
-    for module in (chat, completions, embeddings, scores, tokens, models, adapters, sleep, health, metrics)
+    for module in (
+        *(chat, completions, embeddings, scores, tokens, models),
+        *(adapters, sleep, switch, health, metrics),
+    )
 )
 
 
-def create_app(model: ChatModel | None = None, settings: ServerSettings | None = None) -> FastAPI:
+def create_app(
+    model: ChatModel | None = None, settings: ServerSettings | None = None, bridge: Bridge | None = None
+) -> FastAPI:
     """The server as an ASGI application. It must run on the model's own event loop to be fast; on another it works.
 
     Args:
         model: None while it loads; ``app.state.service.loaded`` gets it then.
+        bridge: the event loop for models that are switched to; without it each has one of its own.
     """
     settings = settings or ServerSettings()  # pyright: ignore[reportCallIssue]
-    service = Service(settings, model)
+    service = Service(settings, model, bridge)
     app = FastAPI(
         title="engineroom",
         summary="One chat and scoring API over several inference engines.",

@@ -13,7 +13,7 @@ import time
 import uuid
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -62,6 +62,8 @@ class Ticket:
         subject: the field of its body that holds what is answered.
         error: the code of the error that it ended with.
         ended_by: why the server ended it; its client gets this error.
+        uses: the model that answers it.
+        over: set at its end, if somebody waits for that.
     """
 
     id: str
@@ -84,6 +86,8 @@ class Ticket:
     stream: Stream | None = None
     transport: asyncio.Transport | None = field(default=None, repr=False)
     ended_by: EngineroomError | None = None
+    uses: object = field(default=None, repr=False)
+    over: asyncio.Event | None = None
 
     @property
     def created(self) -> int:
@@ -201,7 +205,27 @@ class Tickets:
         del self.live[ticket.id]
         if not self.live:
             self._empty.set()
+        if ticket.over is not None:
+            ticket.over.set()
         self.totals.add(ticket)
+
+    def of(self, model: object) -> list[Ticket]:
+        """Those that are answered by this model."""
+        return [ticket for ticket in self.live.values() if ticket.uses is model]
+
+    async def ended(self, tickets: Sequence[Ticket], seconds: float) -> bool:
+        """Waits until these have ended, and no longer than so many seconds. Have they?"""
+        for ticket in tickets:
+            if ticket.over is None:
+                ticket.over = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                for ticket in tickets:
+                    if ticket.over is not None:
+                        await ticket.over.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def emptied(self) -> None:
         await self._empty.wait()

@@ -39,4 +39,6 @@ async def version(request: Request) -> dict[str, Any]:
 def state_of(service: Service) -> str:
     if service.tickets.stopping:
         return "stopping"
+    if service.away:
+        return "switching"
     return "loading" if service.loaded is None else service.loaded.health().state

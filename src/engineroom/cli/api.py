@@ -203,12 +203,15 @@ def _shown(origin: Origin) -> Any:
 def _serve(settings: ServerSettings, arguments: Arguments, *, as_json: bool) -> int:
     """Listens first, so that a taken port is known before a model is loaded, and health answers meanwhile."""
     from engineroom.bridge import Bridge
-    from engineroom.cli.loading import load_model
+    from engineroom.cli.loading import load_model, print_note
     from engineroom.server.app import create_app
     from engineroom.server.lifecycle import RunningServer
     from engineroom.server.logs import configure_logs
+    from engineroom.server.spans import export_spans
 
     configure_logs(settings)
+    if note := export_spans():
+        print_note(note)
     bridge = Bridge("engineroom-server")
     try:
         server = RunningServer(create_app(None, settings, bridge), settings)

@@ -90,6 +90,7 @@ def by_generate(folder: Path, dtype: str) -> Ask:
 async def start_engine(folder: Path, dtype: str, **arguments: Any) -> HuggingfaceEngine:
     parsed = parse_arguments({"model_name_or_path": str(folder), "infer_dtype": dtype, **arguments})
     engine = HuggingfaceEngine.from_arguments(parsed)
+    assert isinstance(engine, HuggingfaceEngine)
     await engine.start(lambda stage, share: None)
     return engine
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -31,6 +32,16 @@ class Admission:
         self._empty = asyncio.Event()
         self._empty.set()
         self._slots = asyncio.Semaphore(limit)
+        self._moved_at = 0.0
+
+    def moved(self) -> None:
+        """The engine gave something."""
+        self._moved_at = time.monotonic()
+
+    @property
+    def still(self) -> float:
+        """Seconds for which the engine has given nothing though answers are in it; 0 if none are."""
+        return time.monotonic() - self._moved_at if self.running else 0.0
 
     def check_open(self) -> None:
         """
@@ -80,8 +91,11 @@ class Admission:
     async def slot(self) -> AsyncGenerator[None, None]:
         """Waits for a turn in the engine. Cancelling the wait gives the turn to the next."""
         async with self._slots:
+            if not self.running:
+                self.moved()
             self.running += 1
             try:
                 yield
             finally:
                 self.running -= 1
+                self.moved()

@@ -56,6 +56,8 @@ def text_length(value: Any, depth: int = _DEPTH) -> int:
         return len(repr(value))
     if depth and isinstance(value, Mapping):
         return sum(text_length(item, depth - 1) for item in cast("Mapping[Any, Any]", value).values())
+    if isinstance(value, Sequence) and value and isinstance(value[0], int):
+        return len(cast("Sequence[int]", value))  # token ids
     if depth and isinstance(value, Sequence):
         return sum(text_length(item, depth - 1) for item in cast("Sequence[Any]", value))
     return 0

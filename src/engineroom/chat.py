@@ -52,12 +52,14 @@ class Load:
         waiting: answers that are being rendered or wait for their turn.
         limit: the most that run at once.
         max_queue: the most that may wait.
+        still: seconds for which the engine has given nothing though answers are in it.
     """
 
     running: int
     waiting: int
     limit: int
     max_queue: int
+    still: float = 0.0
 
 
 class ChatModel:
@@ -189,6 +191,7 @@ class ChatModel:
             admission.accepted - admission.running,
             admission.limit,
             admission.max_queue,
+            admission.still,
         )
 
     @property

@@ -15,6 +15,10 @@ MAX_SEED = 2**63 - 1
 MAX_N = 128
 MAX_TOP_LOGPROBS = 50
 MAX_STOPS = 64
+MAX_STOP_LENGTH = 512
+"""Characters. Each token's text is held against every beginning of every stop string."""
+
+MAX_STOP_TOKENS = 1024
 MAX_FORMAT = 65_536
 """Characters of a schema, a pattern, a grammar, or of all choices together."""
 
@@ -314,8 +318,11 @@ def _boolean(value: object) -> tuple[str, object]:
 
 def _stop_strings(value: object) -> tuple[str, object]:
     strings = (value,) if isinstance(value, str) else tuple(value) if _is_list(value) else (None,)
-    if len(strings) > MAX_STOPS or not all(isinstance(s, str) and s for s in strings):
-        return f"a string or a list of at most {MAX_STOPS} non-empty strings", value
+    if len(strings) > MAX_STOPS or not all(
+        isinstance(s, str) and 0 < len(s) <= MAX_STOP_LENGTH for s in strings
+    ):
+        what = f"non-empty strings of at most {MAX_STOP_LENGTH} characters"
+        return f"a string or a list of at most {MAX_STOPS} {what}", value
     return "", strings
 
 
@@ -325,8 +332,8 @@ def _is_token_id(value: object) -> TypeGuard[int]:
 
 def _token_ids(value: object) -> tuple[str, object]:
     ids = tuple(value) if _is_list(value) else (value,)
-    if not all(map(_is_token_id, ids)):
-        return "a token id or a list of token ids, each 0 or more", value
+    if len(ids) > MAX_STOP_TOKENS or not all(map(_is_token_id, ids)):
+        return f"a token id or a list of at most {MAX_STOP_TOKENS} token ids, each 0 or more", value
     return "", ids
 
 

@@ -317,6 +317,8 @@ class Pipeline:
         if isinstance(prompt, str):
             return self.renderer.render_raw(prompt)
         ids = tuple(prompt)
+        if self.engine.context_length is not None:
+            token_limit(_DEFAULTS, len(ids), self.engine.context_length)  # before a million ids are decoded
         wrong = next((i for i in ids if not 0 <= i < self._vocab_size), None)
         if wrong is not None:
             raise ParameterError(
@@ -477,6 +479,7 @@ class Pipeline:
             chunks = self.engine.generate(request.prompt, params)
             try:
                 async for chunk in chunks:
+                    self.admission.moved()
                     parser = parsers.get(chunk.index)
                     if parser is None:
                         parser = parsers[chunk.index] = self._parser(request, index + chunk.index)
@@ -598,6 +601,7 @@ def fold(deltas: Sequence[Delta]) -> Response:
         logprobs=tuple(logprobs) if any(delta.logprobs is not None for delta in deltas) else None,
         prompt_logprobs=next((d.prompt_logprobs for d in deltas if d.prompt_logprobs is not None), None),
         cached_length=last.usage.cached_tokens,
+        stop_string=last.stop_string,
     )
 
 

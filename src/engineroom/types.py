@@ -189,6 +189,8 @@ class Delta:
     Attributes:
         index: which of the ``n`` answers.
         channel: ``reasoning`` inside the model's thinking block (its tags included), else ``answer``.
+        prompt_usage: on an answer's first delta, the tokens of its prompt, and none of the answer yet.
+        stop_string: on the last delta, the stop string that ended the answer, if one did.
     """
 
     text: str
@@ -199,6 +201,8 @@ class Delta:
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    prompt_usage: Usage | None = None
+    stop_string: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +214,7 @@ class Response:
         response_length: tokens generated, the end token included.
         prompt_length: tokens of the rendered prompt.
         cached_length: those of them that were computed for earlier requests; equality leaves it out.
+        stop_string: the stop string that ended the answer, if one did.
     """
 
     response_text: str
@@ -221,6 +226,7 @@ class Response:
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     cached_length: int = field(default=0, compare=False)
+    stop_string: str | None = None
 
     @property
     def usage(self) -> Usage:

@@ -45,7 +45,7 @@ def api(
     admin_key: Annotated[
         list[str] | None,
         typer.Option(
-            "--admin-key", metavar="KEY", help="A key that also loads adapters and puts the model to sleep."
+            "--admin-key", metavar="KEY", help="A key that also changes the model: adapters, sleep, switch."
         ),
     ] = None,
     served_model_name: Annotated[

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _PLAIN_ADDED = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+_KEPT = 1000
 _IM_END = 256 + _SPECIAL.index("<|im_end|>")
 
 _TEMPLATE = """\
@@ -109,7 +110,7 @@ class ScriptedEngine(BaseEngine):
     """Answers from a script: texts in turn (the last one again and again), or a function of prompt and parameters.
 
     Without a script it says the last user message again. With a ``scorer`` it is a reward model, and does not chat.
-    ``requests`` keeps what was asked, ``cancelled`` counts answers that were left before their end.
+    ``requests`` keeps what was asked last, at least a thousand, ``cancelled`` counts answers that were left before their end.
     """
 
     name = "scripted"
@@ -146,7 +147,7 @@ class ScriptedEngine(BaseEngine):
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Chunk, None]:
         self._check_alive()
-        self.requests.append((prompt, params))
+        self._keep(prompt, params)
         scripted = self._answer(prompt, params)
         reply = scripted if isinstance(scripted, Reply) else Reply(scripted)
         ids = [*self._bytes.encode(reply.text), _IM_END]
@@ -162,6 +163,12 @@ class ScriptedEngine(BaseEngine):
         finally:
             self._running -= 1
             self.cancelled += not finished
+
+    def _keep(self, prompt: Prompt, params: SamplingParams) -> None:
+        """A server on this engine may live long."""
+        self.requests.append((prompt, params))
+        if len(self.requests) == 2 * _KEPT:
+            del self.requests[:_KEPT]
 
     async def _chunks(
         self, reply: Reply, ids: list[int], params: SamplingParams

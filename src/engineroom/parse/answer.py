@@ -43,6 +43,7 @@ class AnswerParser:
         self._prompt_tokens = prompt_tokens
         self._count = 0
         self._cached = 0
+        self._begun = False
         self.finish_reason: FinishReason | None = None
 
     @property
@@ -85,6 +86,8 @@ class AnswerParser:
             chunk.logprobs[:used] if chunk.logprobs is not None else None
         )
         usage = Usage(self._prompt_tokens, self._count, self._cached) if self.finished else None
+        known = None if self._begun else Usage(self._prompt_tokens, 0, self._cached)
+        self._begun = True
         return [
             Delta(
                 text,
@@ -95,6 +98,8 @@ class AnswerParser:
                 prompt_logprobs=chunk.prompt_logprobs if place == first else None,
                 finish_reason=self.finish_reason if place == last else None,
                 usage=usage if place == last else None,
+                prompt_usage=known if place == first else None,
+                stop_string=self._stops.found if place == last else None,
             )
             for place, (channel, text) in enumerate(merged)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI, Request
@@ -13,7 +14,8 @@ from starlette.responses import Response
 import engineroom
 from engineroom.errors import EngineNotReadyError, EngineroomError, RequestTimeoutError
 from engineroom.server.auth import KeyMiddleware
-from engineroom.server.errors import WIRE_NAMES, ClientLeftError, Refusal, RefusedError, refusal_of
+from engineroom.server.errors import ClientLeftError, Refusal, RefusedError, refusal_of
+from engineroom.server.http import encoded
 from engineroom.server.limits import BodyMiddleware
 from engineroom.server.routes import (
     adapters,
@@ -21,8 +23,10 @@ from engineroom.server.routes import (
     completions,
     embeddings,
     health,
+    messages,
     metrics,
     models,
+    responses,
     scores,
     sleep,
     switch,
@@ -39,8 +43,19 @@ if TYPE_CHECKING:
 ROUTERS = tuple(
     module.router
     for module in (
-        *(chat, completions, embeddings, scores, tokens, models),
-        *(adapters, sleep, switch, health, metrics),
+        chat,
+        completions,
+        responses,
+        messages,
+        embeddings,
+        scores,
+        tokens,
+        models,
+        adapters,
+        sleep,
+        switch,
+        health,
+        metrics,
     )
 )
 
@@ -90,9 +105,10 @@ def _add_layers(app: FastAPI, service: Service) -> None:
 
 def _add_errors(app: FastAPI) -> None:
     async def engineroom_error(request: Request, error: Exception) -> Response:
-        refusal = refusal_of(cast("EngineroomError", error), WIRE_NAMES, ticket_of(request).subject)
+        ticket = ticket_of(request)
+        refusal = ticket.told(cast("EngineroomError", error))
         if refusal.status >= 500 and not isinstance(error, (EngineNotReadyError, RequestTimeoutError)):
-            log.error("request %s failed", ticket_of(request).id, exc_info=error)
+            log.error("request %s failed", ticket.id, exc_info=error)
         return _answer(request, refusal)
 
     async def refused(request: Request, error: Exception) -> Response:
@@ -118,7 +134,10 @@ def _add_errors(app: FastAPI) -> None:
 def _answer(request: Request, refusal: Refusal) -> Response:
     ticket_of(request).error = refusal.code or ""
     return Response(
-        refusal.encoded(), refusal.status, headers=dict(refusal.headers), media_type="application/json"
+        encoded(refusal, request.scope),
+        refusal.status,
+        headers=dict(refusal.headers),
+        media_type="application/json",
     )
 
 
@@ -137,9 +156,10 @@ def _http(request: Request, error: HTTPException) -> Refusal:
 def _validation(error: RequestValidationError) -> Refusal:
     first: dict[str, Any] = dict(error.errors()[0])
     cause = cast("dict[str, Any]", first.get("ctx") or {}).get("error")
-    if isinstance(cause, EngineroomError):
-        return refusal_of(cause, WIRE_NAMES, "messages")
     place = _place(first["loc"][1:])
+    if isinstance(cause, EngineroomError):
+        refusal = refusal_of(cause, {}, "messages")
+        return replace(refusal, param=f"{place}.{refusal.param}") if place and refusal.param else refusal
     if first["type"] == "json_invalid":
         return Refusal(400, f"the body is not valid JSON: {cause}", code="invalid_json")
     if not place:

@@ -57,7 +57,7 @@ class KeyMiddleware:
             await self._app(scope, receive, send)
             return
         if not self._any_host and not _is_here(header(scope, b"host") or b""):
-            await send_refusal(_WRONG_HOST, send)
+            await send_refusal(_WRONG_HOST, scope, send)
             return
         if not self._keys:
             await self._app(scope, receive, send)
@@ -66,7 +66,7 @@ class KeyMiddleware:
         if given is not None and _opens(given, self._keys):
             await self._app(scope, receive, send)
             return
-        await send_refusal(_MISSING if given is None else _WRONG, send)
+        await send_refusal(_MISSING if given is None else _WRONG, scope, send)
 
 
 def _is_here(host: bytes) -> bool:

@@ -41,7 +41,7 @@ _NO_RETRY = {"x-should-retry": "false"}
 """OpenAI's clients try a 5xx again unless they are told not to; what failed by itself fails again."""
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}|(?<![\w.:/])(?:/[\w.@+-]+){2,}/?")
-_PLACE = re.compile(r"(?:messages|tools|batch_input|documents|input|prompt)(?:\[\d+\]|\.\w+)*")
+_PLACE = re.compile(r"(?:messages|system|tools|batch_input|documents|input|prompt)(?:\[\d+\]|\.\w+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,26 @@ class Refusal:
 
     def encoded(self) -> bytes:
         return compact(self.body)
+
+
+_ANTHROPIC: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def anthropic_error(refusal: Refusal, request_id: str | None) -> dict[str, Any]:
+    """As Anthropic's clients read it. The field's place is in the message alone: there is none for it."""
+    other = "invalid_request_error" if refusal.status < 500 else "api_error"
+    place = refusal.param
+    message = f"{place}: {refusal.message}" if place and place not in refusal.message else refusal.message
+    error = {"type": _ANTHROPIC.get(refusal.status, other), "message": message}
+    return {"type": "error", "error": error, "request_id": request_id}
 
 
 class RefusedError(Exception):

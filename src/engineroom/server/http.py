@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from starlette.types import Scope, Send
 
-from engineroom.server.errors import Refusal
+from engineroom.server.encoding import compact
+from engineroom.server.errors import Refusal, anthropic_error
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -19,8 +20,21 @@ def path_of(scope: Scope) -> str:
     return path.removeprefix(root) if root else path
 
 
-async def send_refusal(refusal: Refusal, send: Send) -> None:
-    body = refusal.encoded()
+def speaks_anthropic(scope: Scope) -> bool:
+    """Is the client one of Anthropic's API? Where both APIs have a route of one name, its header tells."""
+    return path_of(scope).startswith("/v1/messages") or header(scope, b"anthropic-version") is not None
+
+
+def encoded(refusal: Refusal, scope: Scope) -> bytes:
+    """A refusal's body as the client's API has it."""
+    if not speaks_anthropic(scope):
+        return refusal.encoded()
+    ticket = scope.get("state", {}).get("ticket")
+    return compact(anthropic_error(refusal, ticket.id if ticket else None))
+
+
+async def send_refusal(refusal: Refusal, scope: Scope, send: Send) -> None:
+    body = encoded(refusal, scope)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import contextlib
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,7 +14,16 @@ from engineroom.server.tickets import log
 _LOGGED = 10_000
 """Bytes of a body that go into the log, if any do."""
 
-_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
+_LINGER = 1.0
+"""Seconds that a client may go on sending what is refused."""
+
+_MAX_STRINGS = 500_000
+_MAX_CONTAINERS = 200_000
+_MAX_VALUES = 5_000_000
+"""What the JSON of a body may hold; the parser reads so much in half a second. A thousand prompts of token ids are within."""
+
+_TOO_MANY = Refusal(413, "the body's JSON holds too many values", code="too_many_values")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class BodyMiddleware:
@@ -41,7 +50,11 @@ class BodyMiddleware:
                 408, f"the request was not sent within {self._timeout:g} seconds", code="slow_body"
             )
         if isinstance(body, Refusal):
-            await send_refusal(body, send)
+            await _refuse(body, scope, receive, send)
+            return
+        refusal = unfit(body, self._max_depth)
+        if refusal is not None:
+            await send_refusal(refusal, scope, send)
             return
         if self._log_bodies:
             shown = body[:_LOGGED].decode("utf-8", "replace")
@@ -65,12 +78,7 @@ class BodyMiddleware:
                 return self._too_large()
             if not message.get("more_body"):
                 break
-        body = bytes(pieces)
-        if too_deep(body, self._max_depth):
-            return Refusal(
-                400, f"the body's JSON is nested more than {self._max_depth} deep", code="too_deeply_nested"
-            )
-        return body
+        return bytes(pieces)
 
     def _too_large(self) -> Refusal:
         return Refusal(
@@ -81,20 +89,52 @@ class BodyMiddleware:
         )
 
 
-def too_deep(body: bytes, limit: int) -> bool:
-    """Is this JSON nested deeper? Brackets within strings don't count."""
-    if body.count(b"[") + body.count(b"{") <= limit:
-        return False
-    depth = 0
-    for found in _STRUCTURE.finditer(body):
-        mark = body[found.start()]
-        if mark in b"[{":
-            depth += 1
-            if depth > limit:
-                return True
-        elif mark in b"]}":
-            depth -= 1
-    return False
+async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers, and only then lets go: a connection that is closed while its client still sends is reset, and the client
+    never reads the answer."""
+
+    async def hold(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await send({**message, "more_body": True})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LINGER):
+                    while (await receive()).get("more_body"):
+                        pass
+            message = {"type": "http.response.body", "body": b""}
+        await send(message)
+
+    await send_refusal(refusal, scope, hold)
+
+
+def unfit(body: bytes, max_depth: int) -> Refusal | None:
+    """Is this JSON too much to read in one go? Told from its bytes, in milliseconds; what is within strings does not count.
+
+    32 MiB can hold eleven million empty lists, which take the parser seconds and a gigabyte, and everybody else waits.
+    """
+    outside = _outside_strings(body)
+    if outside is None or outside.count(b",") > _MAX_VALUES:
+        return _TOO_MANY
+    marks = outside.translate(None, _NO_BRACKETS)
+    if len(marks) > 2 * _MAX_CONTAINERS:
+        return _TOO_MANY
+    if len(marks) > max_depth and _depth(marks) > max_depth:
+        what = f"the body's JSON is nested more than {max_depth} deep"
+        return Refusal(400, what, code="too_deeply_nested")
+    return None
+
+
+def _outside_strings(body: bytes) -> bytes | None:
+    """The body without its strings; None if there are too many."""
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return None if plain.count(b'"') > 2 * _MAX_STRINGS else b"".join(plain.split(b'"')[::2])
+
+
+def _depth(marks: bytes) -> int:
+    depth = deepest = 0
+    for mark in marks:
+        depth += 1 if mark in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -70,6 +70,11 @@ class ServerSettings(BaseModel):
     write_timeout: float = Field(
         60.0, gt=0, description="Seconds without progress after which a slow reader is left."
     )
+    stall_timeout: float = Field(
+        300.0,
+        gt=0,
+        description="Seconds without a token, though answers are due, after which /ready says no.",
+    )
     shutdown_timeout: float = Field(
         30.0,
         ge=0,

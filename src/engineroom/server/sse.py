@@ -11,12 +11,14 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engineroom.errors import EngineroomError
-from engineroom.server.errors import INTERNAL, WIRE_NAMES, ClientLeftError, Refusal, refusal_of
+from engineroom.server.encoding import compact
+from engineroom.server.errors import INTERNAL, ClientLeftError, Refusal
 from engineroom.server.tickets import Ticket
 
 log = logging.getLogger("engineroom.server")
@@ -35,9 +37,31 @@ def event(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
 
 
-def error_events(refusal: Refusal) -> bytes:
-    """How a stream ends that failed: one error, and the end."""
-    return event(refusal.encoded()) + DONE
+def typed_event(name: str, body: Any) -> bytes:
+    """An event that tells its type outside of its data, too."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), compact(body))
+
+
+class StreamForm(Protocol):
+    """What the server itself says in a stream, in its protocol's words."""
+
+    @property
+    def keep_alive(self) -> bytes:
+        """What shows that the answer is still being worked at."""
+        ...
+
+    def failed(self, refusal: Refusal) -> bytes:
+        """How a stream ends that fails on its way."""
+        ...
+
+
+class ChatForm:
+    """Chat's and completions': comments, and one error before the end."""
+
+    keep_alive = KEEP_ALIVE
+
+    def failed(self, refusal: Refusal) -> bytes:
+        return event(refusal.encoded()) + DONE
 
 
 class EventStream(Response):
@@ -46,11 +70,14 @@ class EventStream(Response):
     An error before the stream began is raised, for the app to answer with its status. One after it becomes an event.
 
     Args:
-        events: gives whole events, ``DONE`` last; closed when the client leaves.
+        events: gives whole events, the last one, too; closed when the client leaves.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes, None], ticket: Ticket) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], ticket: Ticket, form: StreamForm | None = None
+    ) -> None:
         super().__init__()
+        self._form = form or ChatForm()
         self._events = events
         self._ticket = ticket
         self._send: Send | None = None
@@ -72,7 +99,7 @@ class EventStream(Response):
         """Shows whoever waits, and the proxies between, that the answer is still being worked at."""
         if not self._began:
             await self._begin()
-        await self._write(KEEP_ALIVE)
+        await self._write(self._form.keep_alive)
 
     async def _begin(self) -> None:
         assert self._send is not None
@@ -85,7 +112,7 @@ class EventStream(Response):
         except (EngineroomError, asyncio.CancelledError, Exception) as error:
             if not self._began:
                 raise
-            await self._finish(error_events(self._refusal(error)))
+            await self._finish(self._form.failed(self._refusal(error)))
         else:
             await self._finish(b"")
 
@@ -114,18 +141,15 @@ class EventStream(Response):
         if isinstance(error, asyncio.CancelledError):
             if self._ticket.ended_by is None:
                 raise error
-            refusal = self._told(self._ticket.ended_by)
+            refusal = self._ticket.told(self._ticket.ended_by)
         elif isinstance(error, EngineroomError):
-            refusal = self._told(error)
+            refusal = self._ticket.told(error)
         else:
             refusal = INTERNAL
         if refusal.status >= 500 and self._ticket.ended_by is None:
             log.error("the stream of request %s failed", self._ticket.id, exc_info=error)
         self._ticket.error = refusal.code or ""
         return refusal
-
-    def _told(self, error: EngineroomError) -> Refusal:
-        return refusal_of(error, WIRE_NAMES, self._ticket.subject)
 
     async def _write(self, data: bytes) -> None:
         self._ticket.last_sent = time.monotonic()

@@ -13,7 +13,7 @@ import time
 import uuid
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engineroom.errors import EngineNotReadyError, EngineroomError
-from engineroom.server.errors import INTERNAL, ClientLeftError, Refusal
-from engineroom.server.http import header, path_of, send_refusal
+from engineroom.server.errors import INTERNAL, WIRE_NAMES, ClientLeftError, Refusal, refusal_of
+from engineroom.server.http import header, path_of, send_refusal, speaks_anthropic
 from engineroom.server.spans import spans_if_configured
 
 T = TypeVar("T")
@@ -61,6 +61,7 @@ class Ticket:
         last_sent: when the last piece went out.
         stream: the streamed answer, while there is one.
         subject: the field of its body that holds what is answered.
+        names: our parameters that have another name in its body.
         error: the code of the error that it ended with.
         ended_by: why the server ended it; its client gets this error.
         uses: the model that answers it.
@@ -78,6 +79,7 @@ class Ticket:
     task: asyncio.Task[Any] | None = None
     route: str = "other"
     subject: str = "messages"
+    names: Mapping[str, str] = field(default_factory=lambda: WIRE_NAMES)
     status: int = 0
     model: str = ""
     prompt_tokens: int = 0
@@ -116,6 +118,10 @@ class Ticket:
         self.leave()
         if self.transport is not None:
             self.transport.abort()
+
+    def told(self, error: EngineroomError) -> Refusal:
+        """What its client is to know of an error, in the words of its body."""
+        return refusal_of(error, self.names, self.subject)
 
     def counted(
         self, prompt_tokens: int, completion_tokens: int, finish_reasons: Iterable[str | None] = ()
@@ -254,15 +260,17 @@ class TicketMiddleware:
             return
         ticket = Ticket(_new_id(), scope["method"], path_of(scope), send, self._tickets)
         refused = self._name(ticket, header(scope, b"x-request-id"))
+        names = (b"x-request-id", b"request-id") if speaks_anthropic(scope) else (b"x-request-id",)
 
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
                 ticket.status = message["status"]
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", ticket.id.encode())]
+                ids = [(name, ticket.id.encode()) for name in names]
+                message["headers"] = [*message.get("headers", []), *ids]
             await send(message)
 
         if refused is not None:
-            await send_refusal(refused, tell)
+            await send_refusal(refused, scope, tell)
             return
         state = scope.setdefault("state", {})
         state["ticket"] = ticket
@@ -284,7 +292,7 @@ class TicketMiddleware:
             log.exception("request %s failed", ticket.id)
             if not ticket.status:
                 ticket.error = INTERNAL.code or ""
-                await send_refusal(INTERNAL, tell)
+                await send_refusal(INTERNAL, scope, tell)
         finally:
             ticket.route = getattr(scope.get("route"), "path", ticket.route)
             self._tickets.close(ticket)

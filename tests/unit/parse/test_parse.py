@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engineroom.engines.scripted import ByteTokenizer
 from engineroom.parse import AnswerParser, Detokenizer, ReasoningSplitter, StopStrings
-from engineroom.types import Chunk
+from engineroom.types import Chunk, Usage
 
 TOKENIZER = ByteTokenizer()
 
@@ -59,6 +59,16 @@ def test_the_answer_ends_before_the_first_stop_string(text: str, stops: list[str
     assert not any(stop in seen for stop in stops)
     assert text.startswith(seen)
     assert parser.finish_reason == "stop"
+
+
+def test_the_first_delta_tells_the_prompt_and_the_last_what_stopped() -> None:
+    parser = AnswerParser(TOKENIZER, stop=["xx", "END"], prompt_tokens=7)
+    chunks = [Chunk((i,), cached_tokens=3) for i in TOKENIZER.encode("one END")]
+    first, *deltas = [delta for chunk in chunks for delta in parser.push(chunk)]
+    assert first.prompt_usage is not None
+    assert (first.prompt_usage, first.prompt_usage.cached_tokens) == (Usage(7, 0), 3)
+    assert [delta.prompt_usage for delta in deltas] == [None] * 6
+    assert [delta.stop_string for delta in deltas] == [*[None] * 5, "END"]
 
 
 @given(st.text("xEND", max_size=20))

@@ -86,7 +86,9 @@ def asking(
 
         def ask(path: str, body: Any = None, *, method: str = "", **options: Any) -> httpx.Response:
             if body is not None:
-                options["json"] = body
+                # httpx's own encoder refuses half a character; clients in other languages send it.
+                options["content"] = json.dumps(body)
+                options["headers"] = {"Content-Type": "application/json", **options.get("headers", {})}
             return asyncio.run(send(method or ("POST" if body is not None else "GET"), path, **options))
 
         yield ask
@@ -102,6 +104,19 @@ def read_events(text: str) -> list[dict[str, Any]]:
     *events, end, rest = text.split("\n\n")
     assert (end, rest) == ("data: [DONE]", "")
     return [json.loads(event.removeprefix("data: ")) for event in events if not event.startswith(":")]
+
+
+def typed_events_of(response: httpx.Response) -> list[dict[str, Any]]:
+    """The objects of a stream whose events have types, which must be told twice alike."""
+    assert response.headers["content-type"].startswith("text/event-stream"), response.text
+    *events, rest = response.text.split("\n\n")
+    assert rest == ""
+    read: list[dict[str, Any]] = []
+    for event in events:
+        name, _, data = event.partition("\n")
+        read.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {read[-1]['type']}"
+    return read
 
 
 def text_of(events: list[dict[str, Any]], index: int = 0, field: str = "content") -> str:

@@ -195,7 +195,7 @@ def test_conversations_of_all_kinds_are_taken(messages: Any) -> None:
             "stream_options",
             "invalid_value",
         ),
-        ({"stream": True, "stream_options": {"x": 1}}, 400, "x", "unknown_parameter"),
+        ({"stream": True, "stream_options": {"x": 1}}, 400, "stream_options.x", "unknown_parameter"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools", "unsupported_parameter"),
         ({"functions": [{}]}, 400, "functions", "invalid_value"),
         ({"tool_choice": "required"}, 400, "tool_choice", "invalid_value"),

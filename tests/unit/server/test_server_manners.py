@@ -15,7 +15,7 @@ from engineroom import ChatModel, ScriptedEngine
 from engineroom.engines.scripted import Reply
 from engineroom.server.app import create_app
 from engineroom.server.errors import redacted
-from engineroom.server.limits import too_deep
+from engineroom.server.limits import unfit
 from engineroom.server.logs import JsonLines, TextLines
 
 OPEN = {"/health", "/ready"}
@@ -159,7 +159,7 @@ def test_bodies_have_limits() -> None:
     ],
 )
 def test_depth_is_told_without_parsing(body: bytes, deep: bool) -> None:
-    assert too_deep(body, 8) == deep
+    assert (unfit(body, 8) is not None) == deep
 
 
 def test_unknown_paths_and_methods_have_errors_of_the_same_shape() -> None:

@@ -68,6 +68,31 @@ def test_an_answer_is_a_span_in_the_trace_of_its_client(exporter: InMemorySpanEx
     assert span.status.status_code is StatusCode.UNSET
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"input": "my secret"}),
+        ("/v1/messages", {"messages": SECRET, "max_tokens": 9, "model": "demo"}),
+        ("/v1/completions", {"prompt": ["my secret", "x"], "n": 2}),
+    ],
+)
+def test_each_way_to_ask_is_told_alike_whole_and_streamed(
+    exporter: InMemorySpanExporter, path: str, body: dict[str, Any]
+) -> None:
+    told: list[dict[str, Any]] = []
+    with asking(["x"]) as ask:
+        for stream in (False, True):
+            ask(path, {**body, "stream": stream}, headers={"x-request-id": "mine"})
+            told.append(dict(the_span(exporter).attributes or {}))
+            told[-1].pop("gen_ai.response.time_to_first_chunk", None)
+            exporter.clear()
+    whole, streamed = told
+    assert whole == streamed
+    assert whole["gen_ai.response.id"].endswith("mine")
+    assert set(whole["gen_ai.response.finish_reasons"]) == {"stop"}
+    assert whole["gen_ai.usage.input_tokens"] > 0
+
+
 def test_no_text_of_anybody_is_in_a_span(exporter: InMemorySpanExporter) -> None:
     with asking(["my answer", Reply("my answer", error=ValueError("my secret"))]) as ask:
         for path, body in (

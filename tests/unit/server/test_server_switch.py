@@ -107,10 +107,10 @@ def meanwhile(call: Any, *args: Any, **kwargs: Any) -> Generator[Future[httpx.Re
         yield pool.submit(call, *args, **kwargs)
 
 
-def until(server: Served, stage: str) -> dict[str, Any]:
+def until(server: Served, stage: str, loading: str = "") -> dict[str, Any]:
     for _ in range(2000):
         state = get(server, "/switch").json()
-        if state["stage"] == stage:
+        if state["stage"] == stage and loading in state["loading"]:
             return state
         time.sleep(0.005)
     raise AssertionError(f"the switch never came to {stage}")

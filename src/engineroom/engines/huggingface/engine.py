@@ -49,7 +49,7 @@ class HuggingfaceEngine(BaseEngine):
         self._formats: FormatCompiler | None = None
 
     @classmethod
-    def from_arguments(cls, arguments: Arguments) -> BaseEngine:
+    def from_arguments(cls, arguments: Arguments) -> HuggingfaceEngine:
         return cls(arguments, Checkpoint.open(arguments))
 
     async def start(self, progress: Progress) -> None:

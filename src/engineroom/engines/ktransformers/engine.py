@@ -25,7 +25,9 @@ class KTransformersEngine(HuggingfaceEngine):
     loader_class = SparseLoader
 
     @classmethod
-    def from_arguments(cls, arguments: Arguments) -> BaseEngine:
+    def from_arguments(  # pyright: ignore[reportIncompatibleMethodOverride] -- another engine serves GPUs
+        cls, arguments: Arguments
+    ) -> BaseEngine:
         """
         Raises:
             ArgumentError: an argument of the server without the server, or the server without CUDA.

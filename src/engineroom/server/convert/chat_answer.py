@@ -74,7 +74,7 @@ def completion(answers: Sequence[Response], shape: Shape) -> dict[str, Any]:
 
 
 def _choice(answer: Response, place: int, shape: Shape) -> dict[str, Any]:
-    thought, text = _parted(answer, shape)
+    thought, text = parted(answer, shape.tags)
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if thought and shape.reasoning:
         message["reasoning_content"] = thought
@@ -87,8 +87,9 @@ def _choice(answer: Response, place: int, shape: Shape) -> dict[str, Any]:
     return {**choice, "token_ids": answer.token_ids} if shape.token_ids else choice
 
 
-def _parted(answer: Response, shape: Shape) -> tuple[str, str]:
-    parts = ReasoningText(shape.tags)
+def parted(answer: Response, tags: tuple[str, str] | None) -> tuple[str, str]:
+    """(What was thought, what was answered), without the tags."""
+    parts = ReasoningText(tags)
     thought, _ = (
         parts.push(Delta(answer.reasoning_text, channel="reasoning")) if answer.reasoning_text else ("", "")
     )

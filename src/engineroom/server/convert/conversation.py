@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engineroom.errors import ParameterError, UnsupportedError, shown
@@ -18,7 +18,7 @@ def chat_options(
     Raises:
         RequestError: something that the request asks for can't be done, or contradicts itself.
     """
-    _refuse_tools(body, engine)
+    refuse_tools(body.tools, body.tool_choice, engine)
     if body.modalities is not None and body.modalities != ["text"]:
         raise UnsupportedError("modalities", engine, why="answers are text", fix='leave it out, or ["text"]')
     options = sampling_options(body, adapter, timeout)
@@ -36,10 +36,15 @@ def chat_options(
     return options | _switches(body)
 
 
-def _refuse_tools(body: ChatRequest, engine: str) -> None:
-    """With ``tool_choice: none`` the model is to call none of them, so they are not shown to it."""
-    if body.tool_choice == "none" or not body.tools:
-        if body.tool_choice not in (None, "none", "auto"):
+def refuse_tools(tools: Sequence[Any] | None, choice: Any, engine: str) -> None:
+    """With ``tool_choice: none`` the model is to call none of them, so they are not shown to it.
+
+    Raises:
+        ParameterError: a tool is to be called, and there is none.
+        UnsupportedError: there are tools to call.
+    """
+    if choice == "none" or not tools:
+        if choice not in (None, "none", "auto"):
             raise ParameterError("tool_choice needs tools", parameter="tool_choice")
         return
     raise UnsupportedError(
@@ -54,19 +59,26 @@ def _switches(body: ChatRequest) -> dict[str, Any]:
     switches = template_switches(
         body.chat_template_kwargs, body.continue_final_message, body.add_generation_prompt
     )
-    if body.reasoning_effort is None:
-        return switches
-    if body.reasoning_effort != "none":
+    return with_effort(switches, body.reasoning_effort, "reasoning_effort")
+
+
+def with_effort(switches: Mapping[str, Any], effort: str | None, field: str) -> dict[str, Any]:
+    """The switches, and thinking turned off if OpenAI's effort says so. Models here have no degrees of it.
+
+    Raises:
+        ParameterError: another effort, or one that contradicts a switch.
+    """
+    if effort is None:
+        return dict(switches)
+    if effort != "none":
         raise ParameterError(
-            f"reasoning_effort={shown(body.reasoning_effort)} is not supported",
+            f"{field}={shown(effort)} is not supported",
             why='models here think or do not; "none" turns thinking off',
             fix='chat_template_kwargs={"enable_thinking": true}',
-            parameter="reasoning_effort",
+            parameter=field,
         )
     if switches.get("enable_thinking"):
-        raise ParameterError(
-            "reasoning_effort contradicts chat_template_kwargs.enable_thinking", parameter="reasoning_effort"
-        )
+        raise ParameterError(f"{field} contradicts chat_template_kwargs.enable_thinking", parameter=field)
     return {**switches, "enable_thinking": False}
 
 

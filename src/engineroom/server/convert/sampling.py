@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from engineroom.errors import ParameterError
-from engineroom.server.wire.common import SamplingFields
+from engineroom.server.wire.common import DrawingFields, SamplingFields
 
-_SAME = (
+_DRAWING = (
     "temperature",
     "top_p",
     "top_k",
     "min_p",
-    "n",
     "seed",
     "stop",
     "presence_penalty",
@@ -25,9 +24,23 @@ _SAME = (
     "stop_token_ids",
     "ignore_eos",
     "skip_special_tokens",
-    "prompt_logprobs",
     "num_beams",
 )
+
+
+def drawing_options(body: DrawingFields, adapter: str | None, timeout: float | None) -> dict[str, Any]:
+    """What was given of the fields that all protocols have, by ``SamplingParams``' names.
+
+    Args:
+        timeout: seconds for the whole request.
+    """
+    options = {name: getattr(body, name) for name in _DRAWING}
+    return given(**options, adapter=adapter, timeout=timeout)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def sampling_options(body: SamplingFields, adapter: str | None, timeout: float | None) -> dict[str, Any]:
@@ -43,16 +56,12 @@ def sampling_options(body: SamplingFields, adapter: str | None, timeout: float |
         raise ParameterError(
             "stream_options needs stream=true", fix="leave stream_options out", parameter="stream_options"
         )
-    options = {name: value for name in _SAME if (value := getattr(body, name)) is not None}
-    for name, value in (
-        ("max_new_tokens", body.max_tokens),
-        ("adapter", adapter),
-        ("response_format", response_format(body)),
-        ("timeout", timeout),
-    ):
-        if value is not None:
-            options[name] = value
-    return options
+    return drawing_options(body, adapter, timeout) | given(
+        n=body.n,
+        prompt_logprobs=body.prompt_logprobs,
+        max_new_tokens=body.max_tokens,
+        response_format=response_format(body),
+    )
 
 
 def response_format(body: SamplingFields) -> dict[str, Any] | None:
@@ -61,7 +70,7 @@ def response_format(body: SamplingFields) -> dict[str, Any] | None:
     Raises:
         ParameterError: two of them do, or one is malformed.
     """
-    guided = {
+    guides = {
         "json": body.guided_json,
         "regex": body.guided_regex,
         "choice": body.guided_choice,
@@ -73,7 +82,7 @@ def response_format(body: SamplingFields) -> dict[str, Any] | None:
     if body.structured_outputs is not None:
         said.append(("structured_outputs", _structured(body.structured_outputs)))
     said += [
-        (f"guided_{kind}", _format(kind, v, f"guided_{kind}")) for kind, v in guided.items() if v is not None
+        (f"guided_{kind}", _format(kind, v, f"guided_{kind}")) for kind, v in guides.items() if v is not None
     ]
     if len(said) > 1:
         raise ParameterError(
@@ -84,8 +93,8 @@ def response_format(body: SamplingFields) -> dict[str, Any] | None:
     return said[0][1] if said else None
 
 
-def _structured(given: Mapping[str, Any]) -> dict[str, Any]:
-    named = {name: value for name, value in given.items() if value is not None}
+def _structured(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    named = {name: value for name, value in wanted.items() if value is not None}
     if len(named) != 1:
         raise ParameterError(
             "structured_outputs must have one of json, json_object, regex, choice, grammar",

@@ -68,7 +68,7 @@ async def _events(
         async for delta in deltas:
             if delta.usage is not None:
                 usage = delta.usage
-                prompt_tokens = usage.prompt_tokens if delta.index == 0 else 0  # its answers share a prompt
+                prompt_tokens = usage.prompt_tokens if delta.index == 0 else 0  # all answers share one prompt
                 ticket.counted(prompt_tokens, usage.completion_tokens, (delta.finish_reason,))
             if data := pieces.event(delta):
                 yield data

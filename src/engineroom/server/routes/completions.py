@@ -124,9 +124,8 @@ async def _events(
         async for delta in deltas:
             if delta.usage is not None:
                 usage = delta.usage
-                prompt_tokens = (
-                    usage.prompt_tokens if delta.index % n == 0 else 0
-                )  # its answers share a prompt
+                # Answers to one prompt share it.
+                prompt_tokens = usage.prompt_tokens if delta.index % n == 0 else 0
                 ticket.counted(prompt_tokens, usage.completion_tokens, (delta.finish_reason,))
             if data := pieces.event(delta):
                 yield data

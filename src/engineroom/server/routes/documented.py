@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engineroom.server.wire.common import ErrorBody
+from engineroom.server.wire.messages import AnthropicErrorBody
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request can't be served as asked; param says which field."},
@@ -16,4 +17,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorBody, "description": "The model loads, sleeps, or has died; or the server stops."},
     504: {"model": ErrorBody, "description": "The request's timeout passed."},
     "default": {"model": ErrorBody, "description": "Whatever else can't be served."},
+}
+
+ANTHROPIC_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {**told, "model": AnthropicErrorBody} for status, told in ERRORS.items()
 }

@@ -20,7 +20,9 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/ready", responses={503: {"description": "Not now: loading, sleeping, dead, or stopping."}})
+@router.get(
+    "/ready", responses={503: {"description": "Not now: loading, sleeping, stalled, dead, or stopping."}}
+)
 async def ready(request: Request) -> JsonAnswer:
     """A request that comes now would be served. Needs no key."""
     state = state_of(service_of(request))
@@ -37,8 +39,13 @@ async def version(request: Request) -> dict[str, Any]:
 
 
 def state_of(service: Service) -> str:
+    """An engine that has answers in it and gives nothing for long is "stalled", until it gives something."""
     if service.tickets.stopping:
         return "stopping"
     if service.away:
         return "switching"
-    return "loading" if service.loaded is None else service.loaded.health().state
+    if service.loaded is None:
+        return "loading"
+    state = service.loaded.health().state
+    stalled = service.loaded.load.still > service.settings.stall_timeout
+    return "stalled" if stalled and state == "ready" else state

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from engineroom.server.wire.common import (
+    LABEL,
     VLLM_REFUSED,
     Answer,
     FinishReason,
@@ -33,8 +34,8 @@ class ChatRequest(SamplingFields):
     modalities: list[Literal["text", "audio"]] | None = None
     reasoning_effort: str | None = None
     metadata: dict[str, str] | None = Field(None, description="Labels; nothing here depends on them.")
-    safety_identifier: str | None = Field(None, description="A label; nothing here depends on it.")
-    prompt_cache_key: str | None = Field(None, description="A label; nothing here depends on it.")
+    safety_identifier: str | None = Field(None, description=LABEL)
+    prompt_cache_key: str | None = Field(None, description=LABEL)
 
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="vLLM: switches of the chat template: enable_thinking."

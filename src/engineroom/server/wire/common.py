@@ -5,12 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from engineroom.errors import ParameterError, nearest, shown
 from engineroom.params import MAX_N, MAX_SEED, MAX_TOP_LOGPROBS
 
 Harmless: TypeAlias = tuple[Any, ...]
+
+
+LABEL = "A label; nothing here depends on it."
+
+
+def _fail_fast(schema: Any) -> None:
+    if isinstance(schema, dict):
+        node = cast("dict[str, Any]", schema)
+        if node.get("type") == "list":
+            node["fail_fast"] = True
+        for part in node.values():
+            _fail_fast(part)
+    elif isinstance(schema, list):
+        for part in cast("list[Any]", schema):
+            _fail_fast(part)
 
 
 class Wire(BaseModel):
@@ -24,6 +40,13 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, protected_namespaces=())
     refused: ClassVar[Mapping[str, tuple[str, Harmless]]] = {}
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Of a wrong list the first wrong item is told: a million errors take seconds, and gigabytes."""
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
+
     @model_validator(mode="before")
     @classmethod
     def _refuse(cls, value: Any) -> Any:
@@ -34,10 +57,11 @@ class Wire(BaseModel):
         if not isinstance(value, Mapping):
             return value
         fields = dict(cast("Mapping[str, Any]", value))
-        for name in [name for name in fields if name not in cls.model_fields]:
+        known = tuple(field.alias or name for name, field in cls.model_fields.items())
+        for name in [name for name in fields if name not in known]:
             given = fields.pop(name)
             if name not in cls.refused:
-                raise unknown_field(name, tuple(cls.model_fields))
+                raise unknown_field(name, known)
             why, harmless = cls.refused[name]
             if given is not None and not any(given is h or given == h for h in harmless):
                 raise ParameterError(
@@ -61,6 +85,35 @@ def unknown_field(name: str, known: tuple[str, ...]) -> ParameterError:
     )
 
 
+def told_by_type(*known: str, role: str | None = None) -> Discriminator:
+    """Chooses a union's branch by the object's ``type``. Tags are ``<type>``: no field's name, and so no part of an
+    error's place.
+
+    Args:
+        role: the type of what has a role and no type.
+    """
+
+    def tag(value: Any) -> str:
+        if not isinstance(value, Mapping):
+            return f"<{getattr(value, 'type', None) or role}>"
+        fields = cast("Mapping[str, Any]", value)
+        return f"<{fields.get('type') or (role if 'role' in fields else None)}>"
+
+    return Discriminator(
+        tag,
+        custom_error_type="unknown_type",
+        custom_error_message=f"its type must be one of {', '.join(known)}",
+    )
+
+
+def _text_or_list(value: Any) -> str:
+    return "<text>" if isinstance(value, str) else "<list>"
+
+
+TEXT_OR_LIST = Discriminator(_text_or_list)
+"""Between ``Tag("<text>")`` and ``Tag("<list>")``. Without it the error of a list's item would be that it is no text."""
+
+
 class StreamOptions(Wire):
     include_usage: bool | None = Field(None, description="Send the token counts in a last event.")
     continuous_usage_stats: bool | None = Field(
@@ -71,22 +124,19 @@ class StreamOptions(Wire):
     }
 
 
-class SamplingFields(Wire):
-    """How answers are drawn: OpenAI's fields, then those of vLLM's server, then our own."""
+class DrawingFields(Wire):
+    """How one answer is drawn, whatever the protocol: OpenAI's fields, then those of vLLM's server, then our own."""
 
     model: str | None = Field(None, description="The model or a LoRA adapter; without it, the model.")
+    stream: bool | None = None
+    user: str | None = Field(None, description=LABEL)
     temperature: float | None = Field(None, ge=0, le=100, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1)
-    n: int | None = Field(None, ge=1, le=MAX_N)
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     stop: str | list[str] | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = Field(None, description="Token id → what is added to its logit.")
-    max_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    user: str | None = Field(None, description="A label; nothing here depends on it.")
 
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1)
     min_p: float | None = Field(None, ge=0, le=1)
@@ -95,6 +145,16 @@ class SamplingFields(Wire):
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
+    num_beams: int | None = Field(None, ge=1, le=64, description="Above 1 searches with beams.")
+    timeout: float | None = Field(None, gt=0, le=10_000_000, description="Seconds for the whole request.")
+
+
+class SamplingFields(DrawingFields):
+    """What chat and completions have in common."""
+
+    n: int | None = Field(None, ge=1, le=MAX_N)
+    max_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
+    stream_options: StreamOptions | None = None
     prompt_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     structured_outputs: dict[str, Any] | None = Field(
         None, description="vLLM: one of json, json_object, regex, choice, grammar."
@@ -110,8 +170,6 @@ class SamplingFields(Wire):
     return_tokens_as_token_ids: bool | None = Field(
         None, description='vLLM: in log-probabilities, tokens as "token_id:7".'
     )
-    num_beams: int | None = Field(None, ge=1, le=64, description="Above 1 searches with beams.")
-    timeout: float | None = Field(None, gt=0, le=10_000_000, description="Seconds for the whole request.")
 
 
 NEUTRAL = "it has no meaning here"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from engineroom.server.wire.common import Answer, Harmless, Wire
+from engineroom.server.wire.common import LABEL, Answer, Harmless, Wire
 from engineroom.server.wire.tokens import TokenId
 
 
@@ -19,7 +19,7 @@ class EmbeddingRequest(Wire):
     model: str | None = None
     dimensions: int | None = Field(None, ge=1, description="Keep the first so many numbers.")
     encoding_format: Literal["float", "base64"] | None = None
-    user: str | None = Field(None, description="A label; nothing here depends on it.")
+    user: str | None = Field(None, description=LABEL)
     normalize: bool | None = Field(None, description="Vectors of length 1; without it, as the model has it.")
     timeout: float | None = Field(None, gt=0, le=10_000_000, description="Seconds for the whole request.")
 

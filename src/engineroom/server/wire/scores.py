@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from engineroom.server.wire.common import Answer, Harmless, Wire
+from engineroom.server.wire.common import LABEL, Answer, Harmless, Wire
 
 _NOT_CUT = "texts are never cut"
 
@@ -15,7 +15,7 @@ _NOT_CUT = "texts are never cut"
 class Scored(Wire):
     model: str | None = None
     timeout: float | None = Field(None, gt=0, le=10_000_000, description="Seconds for the whole request.")
-    user: str | None = Field(None, description="A label; nothing here depends on it.")
+    user: str | None = Field(None, description=LABEL)
 
     refused: ClassVar[Mapping[str, tuple[str, Harmless]]] = {
         "truncate_prompt_tokens": (_NOT_CUT, ()),

@@ -1,0 +1,85 @@
+"""``/v1/messages``: Anthropic's Messages API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request
+from starlette.responses import Response
+
+from engineroom.errors import ParameterError, shown
+from engineroom.server.answers import JsonAnswer
+from engineroom.server.convert.message_answer import MessagePieces, MessageShape, message
+from engineroom.server.convert.message_request import NAMES, conversation, message_options, rendering_switches
+from engineroom.server.rendering import rendered
+from engineroom.server.routes.documented import ANTHROPIC_ERRORS
+from engineroom.server.service import service_of
+from engineroom.server.sse import EventStream
+from engineroom.server.tickets import Ticket, ticket_of
+from engineroom.server.wire.messages import AnthropicMessage, CountTokensRequest, MessagesRequest, TokenCount
+from engineroom.types import Delta
+
+router = APIRouter(tags=["messages"])
+
+_FIRST_VERSION = "2023-06-01"
+"""Its events are typed and hold pieces. Versions since have taken fields away, and changed nothing that is sent here."""
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+Version = Annotated[
+    str | None, Header(alias="anthropic-version", description=f"{_FIRST_VERSION} or later; or none.")
+]
+
+
+@router.post("/v1/messages", response_model=AnthropicMessage, responses=ANTHROPIC_ERRORS)
+async def create_message(body: MessagesRequest, request: Request, version: Version = None) -> Response:
+    """Answers a conversation; with ``stream`` in Anthropic's events."""
+    _check_version(version)
+    service, ticket = service_of(request), ticket_of(request)
+    model, ticket.names = service.model, NAMES
+    ticket.model, adapter = service.chosen(body.model)
+    options = message_options(body, adapter, service.timeout(None), model.engine.name)
+    ticket.answer_id = f"msg_{ticket.id}"
+    shape = MessageShape(ticket.id, ticket.model, body.max_tokens, model.renderer.template.thinking_tags)
+    turns = conversation(body)
+    if body.stream:
+        pieces = MessagePieces(shape)
+        return EventStream(_events(model.astream_deltas(turns, **options), pieces, ticket), ticket, pieces)
+    (answer,) = await ticket.attend(request.receive, model.achat(turns, **options))
+    ticket.counted(answer.prompt_length, answer.response_length, (answer.finish_reason,))
+    return JsonAnswer(message(answer, shape))
+
+
+@router.post("/v1/messages/count_tokens", response_model=TokenCount, responses=ANTHROPIC_ERRORS)
+async def count_tokens(body: CountTokensRequest, request: Request, version: Version = None) -> Response:
+    """How many tokens a conversation has, as the model would see it."""
+    _check_version(version)
+    service, ticket = service_of(request), ticket_of(request)
+    model, ticket.names = service.model, NAMES
+    service.chosen(body.model)
+    switches: dict[str, Any] = rendering_switches(body, model.engine.name)
+    return JsonAnswer({"input_tokens": len(await rendered(model, conversation(body), **switches))})
+
+
+def _check_version(version: str | None) -> None:
+    if version is not None and not (_DATE.fullmatch(version) and version >= _FIRST_VERSION):
+        raise ParameterError(
+            f"anthropic-version {shown(version)} is not spoken here",
+            why=f"a date from {_FIRST_VERSION} on",
+            parameter="anthropic-version",
+        )
+
+
+async def _events(
+    deltas: AsyncGenerator[Delta, None], pieces: MessagePieces, ticket: Ticket
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(deltas):
+        async for delta in deltas:
+            if delta.usage is not None:
+                ticket.counted(
+                    delta.usage.prompt_tokens, delta.usage.completion_tokens, (delta.finish_reason,)
+                )
+            if data := pieces.event(delta):
+                yield data

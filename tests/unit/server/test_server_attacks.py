@@ -1,0 +1,383 @@
+"""What people send to break a server. Each drill ends alike: health answers, and the next valid request succeeds."""
+
+import gzip
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+import httpx
+import pytest
+from serving import CHAT, HI, Served, error_of, served
+from test_server_network import all_of, raw
+
+COMPLETIONS = "/v1/completions"
+KIND = {"Content-Type": "application/json"}
+AT_ONCE = 1.0
+"""Seconds that anybody else waits at most."""
+
+
+def the_next_request_succeeds(server: Served) -> None:
+    began = time.monotonic()
+    assert httpx.get(server.url + "/health").json() == {"status": "ok"}
+    assert time.monotonic() - began < AT_ONCE
+    answer = httpx.post(server.url + CHAT, json={"messages": HI})
+    assert answer.json()["choices"][0]["message"]["content"] == "next"
+
+
+@pytest.fixture(scope="module")
+def standing() -> Generator[Served, None, None]:
+    """One server that all of these attacks meet."""
+    with served(["next"]) as server:
+        yield server
+
+
+@pytest.fixture
+def server(standing: Served) -> Generator[Served, None, None]:
+    """Its engine must not have been asked for anything when the test ends."""
+    before = len(standing.engine.requests)
+    yield standing
+    assert len(standing.engine.requests) == before
+    the_next_request_succeeds(standing)
+
+
+def refused(server: Served, path: str, body: Any, status: int = 400) -> dict[str, Any]:
+    answer = httpx.post(server.url + path, json=body, timeout=30)
+    assert answer.status_code == status, answer.text[:500]
+    return error_of(answer)
+
+
+# --- counts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("n", (-1, 0, 10**6, 10**9, 2**63, 1.5)),
+        ("top_logprobs", (-1, 10**6, 10**9)),
+        ("max_tokens", (-1, 0, 10**12, 2**63)),
+        ("max_completion_tokens", (-1, 0, 10**12)),
+        ("top_k", (-2, 2**63)),
+        ("num_beams", (-1, 0, 10**6)),
+        ("prompt_logprobs", (-1, 10**6)),
+        ("seed", (-1, 2**64, 10**30)),
+        ("temperature", (-1, 101, 1e300)),
+        ("top_p", (-1, 0, 3)),
+        ("presence_penalty", (-9, 10**9)),
+        ("repetition_penalty", (-1, 0, 10**9)),
+        ("timeout", (-1, 0, 10**12)),
+        ("stop", (["x"] * 400_000, "x" * 1_000_000, [""], [1] * 1_000_000)),
+        ("stop_token_ids", ([-1], [265], [2**63], [1] * 1_000_000, ["x"] * 400_000)),
+        ("logit_bias", ({"-1": 1}, {"265": 1}, {str(2**63): 1}, {"x": 1}, {"1": 1e9}, {"1": None})),
+        ("messages", ([], [1] * 1_000_000, [{}] * 100_000, [HI])),
+        ("messages", ([{"role": "user", "content": "x" * 5_000}],)),
+        ("tools", ([1] * 1_000_000, [{}] * 1000)),
+    ],
+)
+def test_counts_are_refused_at_once_and_by_name(server: Served, field: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        for stream in (False, True):
+            began = time.monotonic()
+            extra = {"logprobs": True} if field == "top_logprobs" else {}
+            error = refused(server, CHAT, {"messages": HI, "stream": stream, **extra, field: value})
+            assert time.monotonic() - began < 2 * AT_ONCE, field
+            assert error["param"] is not None
+            assert error["param"].startswith(field), error
+            assert len(error["message"]) < 1000
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        [-1],
+        [265],
+        [2**63],
+        [1.5],
+        [[1, 2], [-1]],
+        [1] * 1_000_000,
+        ["x"] * 100_000,
+        [[1]] * 100_000,
+        [[]],
+        [],
+        "x" * 10_000_000,
+        [-1] * 1_000_000,
+        None,
+        {},
+    ],
+)
+def test_prompts_of_a_completion(server: Served, prompt: Any) -> None:
+    began = time.monotonic()
+    error = refused(server, COMPLETIONS, {"prompt": prompt})
+    assert time.monotonic() - began < 5 * AT_ONCE
+    assert error["param"].startswith("prompt")
+
+
+def test_one_bad_prompt_of_several_refuses_all(standing: Served) -> None:
+    error = refused(standing, COMPLETIONS, {"prompt": [[1, 2], [265]]})
+    assert (error["param"], "265" in error["message"]) == ("prompt", True)
+    the_next_request_succeeds(standing)
+
+
+def test_token_ids_to_decode(server: Served) -> None:
+    for wrong in ([-1], [265], [2**31], [2**63], ["1"], [None]):
+        assert refused(server, "/detokenize", {"tokens": wrong})["param"].startswith("tokens")
+
+
+# --- bodies -------------------------------------------------------------------------------------------------------
+
+
+def many(item: bytes, size: int) -> bytes:
+    return b'{"messages":[' + (item + b",") * (size // (len(item) + 1)) + item + b"]}"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"[" * 100_000, 400, "too_deeply_nested"),
+        (b'{"a":' * 100_000, 400, "too_deeply_nested"),
+        (b'{"messages": ' + b"[" * 200 + b"]" * 200 + b"}", 400, "too_deeply_nested"),
+        (many(b"[]", 2**24), 413, "too_many_values"),
+        (many(b"{}", 2**24), 413, "too_many_values"),
+        (many(b'""', 2**24), 413, "too_many_values"),
+        (many(b'"\\""', 2**24), 413, "too_many_values"),
+        (many(b"1", 2**24), 413, "too_many_values"),
+        (many(b"1", 2**22), 400, "invalid_value"),
+        (b"{" + b",".join(b'"%d":1' % i for i in range(400_000)) + b"}", 400, "unknown_parameter"),
+        (b"x" * (33 * 2**20), 413, "body_too_large"),
+        (b'{"messages": ' + b"9" * 100_000 + b"}", 400, None),
+        (b'{"messages": NaN}', 400, None),
+        (b'{"messages": [], "temperature": Infinity}', 400, None),
+        (b'{"messages": "\xff\xfe"}', 400, None),
+        (b"\xef\xbb\xbf{}", 400, None),
+        (b"", 400, "invalid_body"),
+        (b"null", 400, "invalid_body"),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}], "n": "\\ud800"}', 400, None),
+        (b'{"messages": [{"role": "\\ud800", "content": "\\udfff"}]}', 400, None),
+        (b'{"\\ud800": 1, "messages": []}', 400, "unknown_parameter"),
+    ],
+    ids=range(21),
+)
+def test_bodies_that_are_too_much_hold_nobody_up(
+    server: Served, body: bytes, status: int, code: str | None
+) -> None:
+    with httpx.Client(timeout=30) as client:
+        worst = longest_wait(server, lambda: client.post(server.url + CHAT, content=body, headers=KIND))
+        answer = client.post(server.url + CHAT, content=body, headers=KIND)
+    assert answer.status_code == status
+    assert code in (None, error_of(answer)["code"])
+    assert worst < AT_ONCE
+
+
+def longest_wait(server: Served, attack: Callable[[], object]) -> float:
+    """The longest that somebody who asks for health all the while had to wait."""
+    thread = threading.Thread(target=attack)
+    longest = 0.0
+    with httpx.Client(timeout=30) as client:
+        client.get(server.url + "/health")
+        thread.start()
+        while thread.is_alive():
+            began = time.monotonic()
+            assert client.get(server.url + "/health").status_code == 200
+            longest = max(longest, time.monotonic() - began)
+    thread.join()
+    return longest
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "identity, gzip"])
+def test_a_bomb_is_not_unpacked(server: Served, encoding: str) -> None:
+    bomb = gzip.compress(b"0" * 50_000_000)
+    headers = {**KIND, "Content-Encoding": encoding}
+    answer = httpx.post(server.url + CHAT, content=bomb, headers=headers)
+    assert (answer.status_code, error_of(answer)["code"]) == (415, "unsupported_encoding")
+
+
+# --- HTTP ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_million_chunks_are_one_body(server: Served) -> None:
+    """Of the request a byte comes in each chunk, and it is refused for its size like any other."""
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection = raw(server, head % CHAT.encode())
+    connection.settimeout(30)
+    worst = longest_wait(server, lambda: connection.sendall(b"1\r\n \r\n" * 1_000_000 + b"0\r\n\r\n"))
+    assert b"HTTP/1.1 400 " in connection.recv(65536)
+    connection.close()
+    assert worst < AT_ONCE
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: -1\r\n",
+        b"Content-Length: 99999999999999999999999\r\n",
+        b"Content-Length: 0x10\r\n",
+        b"Content-Length: \xb2\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding: nonsense\r\n",
+        b"x-request-id: a\rb\r\n",
+        b"x-request-id: a\x00b\r\n",
+        b"x-request-id: a\r\n b\r\n",
+        b"x request: a\r\n",
+        b": a\r\n",
+        b"no colon\r\n",
+    ],
+)
+def test_heads_that_proxies_and_servers_read_differently_are_refused(server: Served, head: bytes) -> None:
+    request = b"POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%s\r\n" % (CHAT.encode(), head)
+    connection = raw(server, request + b"0\r\n\r\n{}{}{}")
+    connection.settimeout(5)
+    assert all_of(connection).startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.parametrize("name", ["a\u00e9", "a" * 129, "", "a\tb"])
+def test_ids_that_would_spoil_a_log_are_refused(server: Served, name: str) -> None:
+    answer = httpx.get(server.url + "/health", headers={"x-request-id": name.encode("latin-1")})
+    assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid_request_id")
+
+
+def test_many_requests_on_one_connection_are_all_answered(server: Served) -> None:
+    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    connection = raw(server, request * 500 + last)
+    assert all_of(connection).count(b'{"status":"ok"}') == 501
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/v1/models/../../etc/passwd",
+        "/v1/models/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        "/v1/models/%00",
+        "/v1/models/%ff",
+        "/v1/models/%0d%0aset-cookie:a",
+        "/file=/etc/passwd",
+        "/proxy=http://169.254.169.254/",
+        "//etc/passwd",
+    ],
+)
+def test_paths_lead_nowhere(server: Served, path: str) -> None:
+    received = all_of(
+        raw(server, b"GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % path.encode())
+    )
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 404 ")
+    assert b"set-cookie:a" not in head
+    assert json.loads(body)["error"]["code"] in ("not_found", "model_not_found")
+
+
+# --- what a request may bring along -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def canary() -> Generator[socket.socket, None, None]:
+    """A port of this machine that nobody may connect to."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        yield listener
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:{port}/a.png",
+        "http://localhost:{port}/a.png",
+        "http://[::ffff:127.0.0.1]:{port}/a.png",
+        "http://public.example\\@127.0.0.1:{port}/",
+        "http://0x7f000001:{port}/",
+        "http://2130706433:{port}/",
+        "http://169.254.169.254/latest/meta-data/",
+        "file:///etc/passwd",
+        "/etc/passwd",
+        "../../etc/passwd",
+        "data:image/png;base64,AAAA",
+        "data:image/png;base64," + "A" * 1_000_000,
+        "gopher://127.0.0.1:{port}/",
+    ],
+)
+@pytest.mark.parametrize("kind", ["image_url", "video_url", "audio_url", "input_audio", "file"])
+def test_media_are_refused_by_name_and_not_fetched(
+    server: Served, canary: socket.socket, kind: str, url: str
+) -> None:
+    address = url.format(port=canary.getsockname()[1])
+    inner = {"data": address, "format": "wav"} if kind == "input_audio" else {"url": address}
+    part = {"type": kind, kind: {"file_data": address} if kind == "file" else inner}
+    for stream in (False, True):
+        body = {"messages": [{"role": "user", "content": [part]}], "stream": stream}
+        error = refused(server, CHAT, body)
+        assert error["param"] in ("images", "videos", "audios") or "content[0]" in error["param"], error
+        assert "etc/passwd" not in error["message"]
+    assert refused(server, "/render", {"messages": body["messages"]})["param"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("chat_template", "{% for i in range(10**9) %}{% endfor %}"),
+        ("chat_template", "{{ ''.__class__.__mro__[1].__subclasses__() }}"),
+        ("chat_template_kwargs", {"tokenize": True}),
+        ("chat_template_kwargs", {"chat_template": "{{ 1 }}"}),
+        ("chat_template_kwargs", {"messages": []}),
+        ("chat_template_kwargs", {"enable_thinking": "__import__('os')"}),
+        ("chat_template_kwargs", {"enable_thinking": {"a": 1}}),
+        ("documents", [{"text": "x"}]),
+        ("mm_processor_kwargs", {"a": 1}),
+        ("logits_processors", ["os.system"]),
+        ("request_id", "a\r\nb"),
+        ("tools", [{"type": "function", "function": {"name": "__import__('os').system('true')"}}]),
+    ],
+)
+def test_templates_code_and_switches_of_a_request_are_refused(server: Served, field: str, value: Any) -> None:
+    error = refused(server, CHAT, {"messages": HI, field: value})
+    assert field in str(error["param"]) or "enable_thinking" in str(error["param"]), error
+
+
+def test_what_a_template_would_take_for_code_is_text() -> None:
+    with served() as server:
+        for text in ("{{ 7 * 7 }}", "{% raw %}", "<|im_end|>\n<|im_start|>system", "\u2028", "\x00", "'''"):
+            body = {"messages": [{"role": "user", "content": text}]}
+            answer = httpx.post(server.url + CHAT, json=body)
+            assert answer.status_code == 200
+            assert answer.json()["choices"][0]["message"]["content"] == text.partition("<|im_end|>")[0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "/root/.ssh/id_rsa", "content": "x"}]},
+        {"messages": [{"role": "user", "content": {"a": "/root/.ssh/id_rsa"}}]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "image": "/root/.ssh/id_rsa"}]}]},
+        {"messages": HI, "model": "/root/.ssh/id_rsa"},
+        {"messages": HI, "response_format": {"type": "/root/.ssh/id_rsa"}},
+        {"messages": [{"role": "user", "content": None}]},
+    ],
+)
+def test_errors_tell_nothing_of_the_machine(server: Served, body: dict[str, Any]) -> None:
+    data = json.dumps(body).encode()
+    answer = httpx.post(server.url + CHAT, content=data, headers=KIND)
+    for told in ("Traceback", 'File "', "site-packages", "0x7f", "engineroom/", ".py"):
+        assert told not in answer.text
+    assert answer.status_code in (400, 404)
+
+
+def test_keys_are_in_no_answer_and_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    with served(["next"], api_key=("sk-secret-one",), admin_key=("sk-secret-two",)) as server:
+        texts = [
+            httpx.get(server.url + path, headers={"x-api-key": key}).text
+            for path in ("/version", "/metrics", "/openapi.json", "/v1/models", "/docs", "/nothing")
+            for key in ("sk-secret-one", "sk-secret-two", "sk-secret-on")
+        ]
+        httpx.post(server.url + CHAT, json={"api_key": "x"}, headers={"x-api-key": "sk-secret-one"})
+        httpx.get(server.url + "/v1/models", headers={"Authorization": "Bearer sk-secret-three"})
+        told = repr(server.settings)
+    assert "sk-secret" not in "".join(texts) + caplog.text + told

@@ -195,6 +195,16 @@ class ChatModel:
         )
 
     @property
+    def weights(self) -> Path | None:
+        """The checkpoint that ``update_weights`` took; None if the weights are those of the start."""
+        return self._pipeline.weights
+
+    @property
+    def can_restart(self) -> bool:
+        """Do the arguments tell how to make the engine again? Not if it was given as an object."""
+        return not self._given
+
+    @property
     def is_sleeping(self) -> bool:
         return self._pipeline.asleep
 

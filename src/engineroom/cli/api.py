@@ -45,7 +45,7 @@ def api(
     admin_key: Annotated[
         list[str] | None,
         typer.Option(
-            "--admin-key", metavar="KEY", help="A key that also loads adapters and puts the model to sleep."
+            "--admin-key", metavar="KEY", help="A key that also changes the model: adapters, sleep, switch."
         ),
     ] = None,
     served_model_name: Annotated[
@@ -100,6 +100,10 @@ def api(
     lora_folder: Annotated[
         Path | None,
         typer.Option("--lora-folder", metavar="FOLDER", help="LoRA adapters that may be loaded over HTTP."),
+    ] = None,
+    model_folder: Annotated[
+        Path | None,
+        typer.Option("--model-folder", metavar="FOLDER", help="Models that may be switched to over HTTP."),
     ] = None,
     log_format: Annotated[
         str | None, typer.Option("--log-format", metavar="text|json", help="Form of the log's lines. [text]")
@@ -199,21 +203,26 @@ def _shown(origin: Origin) -> Any:
 def _serve(settings: ServerSettings, arguments: Arguments, *, as_json: bool) -> int:
     """Listens first, so that a taken port is known before a model is loaded, and health answers meanwhile."""
     from engineroom.bridge import Bridge
-    from engineroom.cli.loading import load_model
+    from engineroom.cli.loading import load_model, print_note
     from engineroom.server.app import create_app
     from engineroom.server.lifecycle import RunningServer
     from engineroom.server.logs import configure_logs
+    from engineroom.server.spans import export_spans
 
     configure_logs(settings)
-    app = create_app(None, settings)
-    server = RunningServer(app, settings)
+    if note := export_spans():
+        print_note(note)
     bridge = Bridge("engineroom-server")
     try:
+        server = RunningServer(create_app(None, settings, bridge), settings)
         serving = bridge.submit(server.serve())
         with _signals(bridge, server), load_model(arguments, bridge) as model:
             server.service.loaded = model
-            _greet(server, as_json=as_json)
-            serving.result()
+            try:
+                _greet(server, as_json=as_json)
+                serving.result()
+            finally:
+                server.service.loaded.close()  # another one than ``model``, if it was switched
     finally:
         bridge.close()
     return 0

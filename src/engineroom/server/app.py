@@ -29,6 +29,7 @@ from engineroom.server.routes import (
     responses,
     scores,
     sleep,
+    switch,
     tokens,
 )
 from engineroom.server.service import Service
@@ -36,6 +37,7 @@ from engineroom.server.settings import ServerSettings
 from engineroom.server.tickets import TicketMiddleware, log, ticket_of
 
 if TYPE_CHECKING:
+    from engineroom.bridge import Bridge
     from engineroom.chat import ChatModel
 
 ROUTERS = tuple(
@@ -51,20 +53,24 @@ ROUTERS = tuple(
         models,
         adapters,
         sleep,
+        switch,
         health,
         metrics,
     )
 )
 
 
-def create_app(model: ChatModel | None = None, settings: ServerSettings | None = None) -> FastAPI:
+def create_app(
+    model: ChatModel | None = None, settings: ServerSettings | None = None, bridge: Bridge | None = None
+) -> FastAPI:
     """The server as an ASGI application. It must run on the model's own event loop to be fast; on another it works.
 
     Args:
         model: None while it loads; ``app.state.service.loaded`` gets it then.
+        bridge: the event loop for models that are switched to; without it each has one of its own.
     """
     settings = settings or ServerSettings()  # pyright: ignore[reportCallIssue]
-    service = Service(settings, model)
+    service = Service(settings, model, bridge)
     app = FastAPI(
         title="engineroom",
         summary="One chat and scoring API over several inference engines.",

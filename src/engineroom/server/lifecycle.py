@@ -72,6 +72,7 @@ class RunningServer:
             for listener in getattr(self._uvicorn, "servers", ()):  # open still, if this was cancelled
                 listener.close()
             self._socket.close()
+            await self.service.switcher.stop()
 
     def stop(self) -> None:
         """Begins to stop; called again, stops at once. On the server's loop."""

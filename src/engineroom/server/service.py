@@ -10,29 +10,42 @@ from starlette.requests import Request
 from engineroom.errors import EngineNotReadyError, nearest, shown
 from engineroom.server.errors import Refusal, RefusedError, invalid
 from engineroom.server.settings import ServerSettings
-from engineroom.server.tickets import Tickets
+from engineroom.server.switch import Switcher
+from engineroom.server.tickets import Tickets, ticket_of
 
 if TYPE_CHECKING:
+    from engineroom.bridge import Bridge
     from engineroom.chat import ChatModel
+    from engineroom.config import Arguments
 
 
 class Service:
     """
     Attributes:
         loaded: the model; None while it loads.
+        away: the model is taken away, and another will come.
+        asked: the model's names that requests have given: clients count on them.
     """
 
-    def __init__(self, settings: ServerSettings, model: ChatModel | None = None) -> None:
+    def __init__(
+        self, settings: ServerSettings, model: ChatModel | None = None, bridge: Bridge | None = None
+    ) -> None:
         self.settings = settings
         self.loaded = model
+        self.away = False
+        self.asked: set[str] = set()
         self.tickets = Tickets()
+        self.switcher = Switcher(self, bridge)
+        self._names: tuple[str, ...] | None = None
 
     @property
     def model(self) -> ChatModel:
         """
         Raises:
-            EngineNotReadyError: it is still being loaded.
+            EngineNotReadyError: it is still being loaded, or another one is.
         """
+        if self.away:
+            raise EngineNotReadyError("the model is being switched", fix="ask /ready when it is there")
         if self.loaded is None:
             raise EngineNotReadyError("the model is being loaded", fix="ask /ready when it is there")
         return self.loaded
@@ -40,7 +53,21 @@ class Service:
     @property
     def base_names(self) -> tuple[str, ...]:
         """What the model is called here; the first name is the one that answers carry."""
-        return self.settings.served_model_name or (own_name(self.model.arguments.model_name_or_path),)
+        return self.own_names(self.model.arguments)
+
+    def own_names(self, arguments: Arguments) -> tuple[str, ...]:
+        """What a model with these arguments is called, as long as no other names are given."""
+        return self._names or self.settings.served_model_name or (own_name(arguments.model_name_or_path),)
+
+    def install(self, model: ChatModel, names: tuple[str, ...] | None) -> None:
+        """From now on this model serves.
+
+        Args:
+            names: what it is called; None keeps what was configured.
+        """
+        self.loaded = model
+        self._names = names or self._names
+        self.asked &= set(self.own_names(model.arguments))
 
     def chosen(self, name: str | None) -> tuple[str, str | None]:
         """A request's ``model``: the name to answer with, and the LoRA adapter behind it, None for the base.
@@ -52,6 +79,7 @@ class Service:
         if name is None:
             return names[0], None
         if name in names:
+            self.asked.add(name)
             return name, None
         if name in self.model.adapters:
             return name, name
@@ -87,4 +115,7 @@ def own_name(name_or_path: str) -> str:
 
 
 def service_of(request: Request) -> Service:
-    return request.app.state.service
+    """The service. The request's ticket remembers the model that serves now, which it will be answered by."""
+    service: Service = request.app.state.service
+    ticket_of(request).uses = service.loaded
+    return service

@@ -46,7 +46,9 @@ class ServerSettings(BaseModel):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     api_key: Names = Field((), repr=False, description="Keys that open the server; several are allowed.")
     admin_key: Names = Field(
-        (), repr=False, description="Keys that also load adapters, and put the model to sleep and wake it."
+        (),
+        repr=False,
+        description="Keys that also load adapters, switch the model, and put it to sleep and wake it.",
     )
     allow_anonymous: bool = Field(
         False, description="Listen on other addresses than this machine's own without any key."
@@ -80,6 +82,10 @@ class ServerSettings(BaseModel):
     )
     lora_folder: Path | None = Field(
         None, description="Folder whose LoRA adapters may be loaded over HTTP; without it none can be."
+    )
+    model_folder: Path | None = Field(
+        None,
+        description="Folder whose models may be switched to over HTTP; without it only named ones can be.",
     )
     log_format: Literal["text", "json"] = Field("text", description="Form of the log's lines.")
     log_requests: bool = Field(False, description="Put people's text into the log, too.")

@@ -126,7 +126,8 @@ class EventStream(Response):
             if last:
                 gaps.observe(now - last)
             else:
-                ticket.tickets.first_token.observe(now - ticket.began)
+                ticket.first_sent = now - ticket.began
+                ticket.tickets.first_token.observe(ticket.first_sent)
             last = now
             await send({"type": "http.response.body", "body": data, "more_body": True})
             ticket.sending_since = 0.0

@@ -13,7 +13,7 @@ import time
 import uuid
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engineroom.errors import EngineNotReadyError, EngineroomError
 from engineroom.server.errors import INTERNAL, WIRE_NAMES, ClientLeftError, Refusal, refusal_of
 from engineroom.server.http import header, path_of, send_refusal, speaks_anthropic
+from engineroom.server.spans import spans_if_configured
 
 T = TypeVar("T")
 
@@ -63,6 +64,10 @@ class Ticket:
         names: our parameters that have another name in its body.
         error: the code of the error that it ended with.
         ended_by: why the server ended it; its client gets this error.
+        uses: the model that answers it.
+        answer_id, finish_reasons: what its answer was called, and how each of its choices ended.
+        first_sent: seconds to the first piece of a stream.
+        over: set at its end, if somebody waits for that.
     """
 
     id: str
@@ -86,6 +91,11 @@ class Ticket:
     stream: Stream | None = None
     transport: asyncio.Transport | None = field(default=None, repr=False)
     ended_by: EngineroomError | None = None
+    uses: object = field(default=None, repr=False)
+    over: asyncio.Event | None = None
+    answer_id: str = ""
+    finish_reasons: list[str] = field(default_factory=list[str])
+    first_sent: float = 0.0
 
     @property
     def created(self) -> int:
@@ -113,9 +123,12 @@ class Ticket:
         """What its client is to know of an error, in the words of its body."""
         return refusal_of(error, self.names, self.subject)
 
-    def counted(self, prompt_tokens: int, completion_tokens: int) -> None:
+    def counted(
+        self, prompt_tokens: int, completion_tokens: int, finish_reasons: Iterable[str | None] = ()
+    ) -> None:
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
+        self.finish_reasons += filter(None, finish_reasons)
 
     async def attend(self, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         """Awaits, and ends what it awaits if the client leaves or the server stops.
@@ -207,7 +220,27 @@ class Tickets:
         del self.live[ticket.id]
         if not self.live:
             self._empty.set()
+        if ticket.over is not None:
+            ticket.over.set()
         self.totals.add(ticket)
+
+    def of(self, model: object) -> list[Ticket]:
+        """Those that are answered by this model."""
+        return [ticket for ticket in self.live.values() if ticket.uses is model]
+
+    async def ended(self, tickets: Sequence[Ticket], seconds: float) -> bool:
+        """Waits until these have ended, and no longer than so many seconds. Have they?"""
+        for ticket in tickets:
+            if ticket.over is None:
+                ticket.over = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                for ticket in tickets:
+                    if ticket.over is not None:
+                        await ticket.over.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def emptied(self) -> None:
         await self._empty.wait()
@@ -219,6 +252,7 @@ class TicketMiddleware:
     def __init__(self, app: ASGIApp, tickets: Tickets) -> None:
         self._app = app
         self._tickets = tickets
+        self._spans = spans_if_configured()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -242,6 +276,10 @@ class TicketMiddleware:
         state["ticket"] = ticket
         ticket.transport = state.get("transport")
         self._tickets.open(ticket)
+        with self._spans.around(scope, ticket) if self._spans else contextlib.nullcontext():
+            await self._serve(scope, receive, tell, ticket)
+
+    async def _serve(self, scope: Scope, receive: Receive, tell: Send, ticket: Ticket) -> None:
         try:
             await self._app(scope, receive, tell)
         except ClientLeftError:
@@ -253,6 +291,7 @@ class TicketMiddleware:
         except Exception:
             log.exception("request %s failed", ticket.id)
             if not ticket.status:
+                ticket.error = INTERNAL.code or ""
                 await send_refusal(INTERNAL, scope, tell)
         finally:
             ticket.route = getattr(scope.get("route"), "path", ticket.route)

@@ -26,7 +26,7 @@ class Served:
         self.bridge = bridge
         self.model = model
         self.settings = ServerSettings(**{"port": 0, **settings})
-        app = create_app(model, self.settings)
+        app = create_app(model, self.settings, bridge)
         self.service: Service = app.state.service
         self.server = RunningServer(app, self.settings)
         self.url = self.server.url

@@ -61,14 +61,16 @@ def test_admin_routes_take_an_admin_key() -> None:
     bodies = {
         "/v1/load_lora_adapter": {"lora_name": "a", "lora_path": "a"},
         "/v1/unload_lora_adapter": {"lora_name": "a"},
+        "/switch": {"arguments": {}},
     }
     with asking(["x"]) as ask:
-        for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/sleep", "/wake_up"):
+        for path in (*bodies, "/sleep", "/wake_up"):
             response = ask(path, bodies.get(path), method="POST")
             assert (response.status_code, error_of(response)["code"]) == (403, "admin_key_needed")
     with asking(["x"], api_key=("user",), admin_key=("root",)) as ask:
         user, root = ({"Authorization": f"Bearer {key}"} for key in ("user", "root"))
         assert ask("/sleep", method="POST", headers=user).status_code == 403
+        assert ask("/switch", headers=user).status_code == 403
         refused = error_of(ask("/sleep", method="POST", headers=root))
         assert ask(CHAT, {"messages": HI}, headers=root).status_code == 200
         assert ask("/is_sleeping", headers=user).json() == {"is_sleeping": False}

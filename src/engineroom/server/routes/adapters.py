@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 
 from engineroom.errors import ModelError, ModelNotFoundError, ParameterError
 from engineroom.server.auth import require_admin
+from engineroom.server.remote_arguments import inside
 from engineroom.server.routes.documented import ERRORS
 from engineroom.server.service import Service, service_of
 from engineroom.server.tickets import log
@@ -48,14 +49,10 @@ def _folder(service: Service, path: str) -> Path:
         raise ParameterError(
             "this server loads no adapters", fix="start it with --lora-folder FOLDER", parameter="lora_path"
         )
-    try:
-        folder = (allowed / path).resolve()
-        inside = folder.is_relative_to(allowed.resolve()) and (folder / "adapter_config.json").is_file()
-    except (OSError, ValueError, RuntimeError):
-        inside = False
-    if not inside:
+    folder = inside(allowed, path)
+    if folder is None or not (folder / "adapter_config.json").is_file():
         raise _no_adapter()
-    return (allowed / path).resolve()
+    return folder
 
 
 def _no_adapter() -> ModelError:

@@ -34,9 +34,10 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
     known_early = body.return_token_ids or (
         body.stream_options and body.stream_options.continuous_usage_stats
     )
+    ticket.answer_id = f"chatcmpl-{ticket.id}"
     shape = Shape.of(
         body,
-        id=f"chatcmpl-{ticket.id}",
+        id=ticket.answer_id,
         created=ticket.created,
         model=ticket.model,
         writer=LogprobWriter(model.tokenizer, as_ids=bool(body.return_tokens_as_token_ids)),
@@ -47,7 +48,11 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
         return EventStream(_events(model.astream_deltas(body.messages, **options), shape, ticket), ticket)
     answers = await ticket.attend(request.receive, model.achat(body.messages, **options))
     written = completion(answers, shape)
-    ticket.counted(written["usage"]["prompt_tokens"], written["usage"]["completion_tokens"])
+    ticket.counted(
+        written["usage"]["prompt_tokens"],
+        written["usage"]["completion_tokens"],
+        [choice["finish_reason"] for choice in written["choices"]],
+    )
     return JsonAnswer(written)
 
 
@@ -62,7 +67,9 @@ async def _events(
     async with aclosing(deltas):
         async for delta in deltas:
             if delta.usage is not None:
-                ticket.counted(delta.usage.prompt_tokens, delta.usage.completion_tokens)
+                usage = delta.usage
+                prompt_tokens = usage.prompt_tokens if delta.index == 0 else 0  # all answers share one prompt
+                ticket.counted(prompt_tokens, usage.completion_tokens, (delta.finish_reason,))
             if data := pieces.event(delta):
                 yield data
     yield pieces.end()

@@ -42,19 +42,26 @@ async def create_completion(body: CompletionRequest, request: Request) -> Respon
         options["logprobs"] = body.logprobs
     options.setdefault("max_new_tokens", 16)  # OpenAI's default of this endpoint
     prompts = prompts_of(body)
+    ticket.answer_id = f"cmpl-{ticket.id}"
     shape = CompletionShape.of(
         body,
-        id=f"cmpl-{ticket.id}",
+        id=ticket.answer_id,
         created=ticket.created,
         model=ticket.model,
         writer=LogprobWriter(model.tokenizer, as_ids=bool(body.return_tokens_as_token_ids)),
         prompts=len(prompts),
     )
     if body.stream:
-        return EventStream(_events(_deltas(model, prompts, options), shape, ticket), ticket)
+        return EventStream(
+            _events(_deltas(model, prompts, options), shape, ticket, options.get("n", 1)), ticket
+        )
     answers = await ticket.attend(request.receive, _answers(model, prompts, options))
     written = completion(answers, shape)
-    ticket.counted(written["usage"]["prompt_tokens"], written["usage"]["completion_tokens"])
+    ticket.counted(
+        written["usage"]["prompt_tokens"],
+        written["usage"]["completion_tokens"],
+        [choice["finish_reason"] for choice in written["choices"]],
+    )
     return JsonAnswer(written)
 
 
@@ -110,13 +117,16 @@ async def _shifted(deltas: AsyncGenerator[Delta, None], by: int) -> AsyncGenerat
 
 
 async def _events(
-    deltas: AsyncGenerator[Delta, None], shape: CompletionShape, ticket: Ticket
+    deltas: AsyncGenerator[Delta, None], shape: CompletionShape, ticket: Ticket, n: int
 ) -> AsyncGenerator[bytes, None]:
     pieces = CompletionPieces(shape)
     async with aclosing(deltas):
         async for delta in deltas:
             if delta.usage is not None:
-                ticket.counted(delta.usage.prompt_tokens, delta.usage.completion_tokens)
+                usage = delta.usage
+                # Answers to one prompt share it.
+                prompt_tokens = usage.prompt_tokens if delta.index % n == 0 else 0
+                ticket.counted(prompt_tokens, usage.completion_tokens, (delta.finish_reason,))
             if data := pieces.event(delta):
                 yield data
     yield pieces.end()

@@ -42,6 +42,8 @@ def state_of(service: Service) -> str:
     """An engine that has answers in it and gives nothing for long is "stalled", until it gives something."""
     if service.tickets.stopping:
         return "stopping"
+    if service.away:
+        return "switching"
     if service.loaded is None:
         return "loading"
     state = service.loaded.health().state

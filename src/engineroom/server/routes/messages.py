@@ -41,13 +41,14 @@ async def create_message(body: MessagesRequest, request: Request, version: Versi
     model, ticket.names = service.model, NAMES
     ticket.model, adapter = service.chosen(body.model)
     options = message_options(body, adapter, service.timeout(None), model.engine.name)
+    ticket.answer_id = f"msg_{ticket.id}"
     shape = MessageShape(ticket.id, ticket.model, body.max_tokens, model.renderer.template.thinking_tags)
     turns = conversation(body)
     if body.stream:
         pieces = MessagePieces(shape)
         return EventStream(_events(model.astream_deltas(turns, **options), pieces, ticket), ticket, pieces)
     (answer,) = await ticket.attend(request.receive, model.achat(turns, **options))
-    ticket.counted(answer.prompt_length, answer.response_length)
+    ticket.counted(answer.prompt_length, answer.response_length, (answer.finish_reason,))
     return JsonAnswer(message(answer, shape))
 
 
@@ -77,6 +78,8 @@ async def _events(
     async with aclosing(deltas):
         async for delta in deltas:
             if delta.usage is not None:
-                ticket.counted(delta.usage.prompt_tokens, delta.usage.completion_tokens)
+                ticket.counted(
+                    delta.usage.prompt_tokens, delta.usage.completion_tokens, (delta.finish_reason,)
+                )
             if data := pieces.event(delta):
                 yield data

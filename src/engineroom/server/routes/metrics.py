@@ -41,6 +41,11 @@ class _Figures(Collector):
         yield _gauge("requests_open", "HTTP requests being served.", len(tickets.live))
         yield _gauge("ready", "1 if a request would be served now.", int(state_of(self._service) == "ready"))
         if self._service.loaded is not None:
+            engine = GaugeMetricFamily(
+                "engineroom_engine", "1 for the engine that serves.", labels=["engine"]
+            )
+            engine.add_metric((self._service.loaded.engine.name,), 1)
+            yield engine
             load = self._service.loaded.load
             yield _gauge("answers_running", "Answers in the engine.", load.running)
             yield _gauge("answers_waiting", "Answers waiting for their turn.", load.waiting)
@@ -55,6 +60,10 @@ class _Figures(Collector):
         for code, count in totals.errors.items():
             errors.add_metric((code,), count)
         yield errors
+        switches = _counter("switches", "Switches of engine or model, by how they ended.", "outcome")
+        for outcome, count in self._service.switcher.outcomes.items():
+            switches.add_metric((outcome,), count)
+        yield switches
         yield _total("clients_left", "Requests whose client left before the end.", totals.left)
         yield _total("prompt_tokens", "Tokens of prompts.", totals.prompt_tokens)
         yield _total("generated_tokens", "Tokens of answers.", totals.completion_tokens)

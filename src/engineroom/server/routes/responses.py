@@ -35,6 +35,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     model, ticket.subject, ticket.names = service.model, "input", NAMES
     ticket.model, adapter = service.chosen(body.model)
     options = response_options(body, adapter, service.timeout(body.timeout), model.engine.name)
+    ticket.answer_id = f"resp_{ticket.id}"
     shape = ResponseShape.of(
         body,
         model.resolve_sampling(**{k: v for k, v in options.items() if k != "enable_thinking"}),
@@ -69,7 +70,9 @@ async def _events(
     async with aclosing(deltas):
         async for delta in deltas:
             if delta.usage is not None:
-                ticket.counted(delta.usage.prompt_tokens, delta.usage.completion_tokens)
+                ticket.counted(
+                    delta.usage.prompt_tokens, delta.usage.completion_tokens, (delta.finish_reason,)
+                )
             if data := pieces.event(delta):
                 yield data
 

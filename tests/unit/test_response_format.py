@@ -127,4 +127,4 @@ def test_anything_is_read_or_refused(value: Any) -> None:
 def test_the_scripted_engine_refuses_it_by_name() -> None:
     with ChatModel(engine=ScriptedEngine([Reply("x")])) as model, pytest.raises(UnsupportedError) as error:
         model.chat("hi", response_format={"type": "json_object"})
-    assert error.value.engines == ("huggingface", "vllm", "sglang")
+    assert error.value.engines == ("huggingface", "vllm", "sglang", "ktransformers")

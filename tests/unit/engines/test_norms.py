@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 import tiny_models
@@ -53,7 +54,15 @@ class Scaled(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "norm", [GemmaRMSNorm(48), nn.LayerNorm(48, bias=False), nn.LayerNorm(48), Scaled(), nn.RMSNorm(48)]
+    "norm",
+    [
+        GemmaRMSNorm(48),
+        MambaRMSNormGated(48),
+        nn.LayerNorm(48, bias=False),
+        nn.LayerNorm(48),
+        Scaled(),
+        nn.RMSNorm(48),
+    ],
 )
 def test_what_is_no_such_norm_stays_as_it_is(norm: nn.Module) -> None:
     kind = type(norm)

@@ -111,7 +111,7 @@ def test_leaving_while_the_prompt_is_read_frees_the_slot_within_one_step(
     steps.act = lambda count, ids: None
     length = len(model.render("hi"))
     idle(model)
-    assert steps.count == 3 + math.ceil(length / 8)
+    assert steps.count == 3 + math.ceil((length - 2) / 8)  # the last step takes up to 10
 
 
 def test_one_that_waits_and_leaves_never_starts(tiny_folder: Path, steps: Steps) -> None:

@@ -6,6 +6,7 @@ comes to was measured (``benchmarks/README.md``).
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, cast
 
@@ -21,25 +22,21 @@ class LeanRMSNorm(nn.Module):
     """
 
     weight: nn.Parameter
-    _floor: Tensor
-    _zero: Tensor
-    _root: float
+    _eps: Tensor
+    _share: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         rows = hidden_states.float()
-        # sqrt(sum(x²) + size * eps): the root of the mean, times the root of the size, which value= takes out again.
-        length = torch.hypot(vector_norm(rows, 2), self._floor)
-        unit = torch.addcdiv(self._zero, rows, length, value=self._root)
-        return unit.to(hidden_states.dtype) * self.weight
+        length = vector_norm(rows, 2)
+        scale = torch.addcmul(self._eps, length, length, value=self._share).rsqrt_()
+        return (rows * scale).to(hidden_states.dtype) * self.weight
 
 
 def simplify(base: Model) -> None:
     """Makes lean what is an RMS norm: it has but a weight and an epsilon, and a trial shows that it computes one."""
     for module in cast("Any", base).modules():
         if (eps := _epsilon(module)) is not None and _is_rms_norm(module, eps):
-            size = module.weight.shape[0]
-            module._floor, module._zero = torch.tensor(math.sqrt(size * eps)), torch.tensor(0.0)
-            module._root = math.sqrt(size)
+            module._eps, module._share = torch.tensor(eps), 1 / module.weight.shape[0]
             module.__class__ = LeanRMSNorm
 
 
@@ -50,6 +47,8 @@ def _epsilon(module: nn.Module) -> float | None:
     ) is not None:
         return None
     if list(module.buffers()) or cast("Tensor", module.weight).dim() != 1:
+        return None
+    if len(inspect.signature(module.forward).parameters) != 1:  # some take a gate too
         return None
     found = (getattr(module, name, None) for name in ("variance_epsilon", "eps", "epsilon"))
     return next((eps for eps in found if isinstance(eps, float)), None)

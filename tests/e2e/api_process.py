@@ -22,10 +22,12 @@ class Api(NamedTuple):
     Attributes:
         url: without ``/v1``.
         sum: what the answer to "What is 7 plus 5?" holds.
+        greeting: what it printed when it was ready.
     """
 
     url: str
     sum: str
+    greeting: str
 
     def running(self) -> float:
         """Answers that the engine is working at."""
@@ -63,7 +65,7 @@ def serving(*words: str | Path, sum: str) -> Generator[Api, None, None]:
     def read() -> None:
         for line in process.stderr or ():
             lines.append(line)
-            if " answers at " in line:
+            if line.startswith("Anthropic's clients"):
                 told.set()
         told.set()
 
@@ -73,7 +75,7 @@ def serving(*words: str | Path, sum: str) -> Generator[Api, None, None]:
         assert told.wait(PATIENCE), "".join(lines)
         found = re.search(r" answers at (\S+)/v1", "".join(lines))
         assert found, "".join(lines)
-        yield Api(found[1], sum)
+        yield Api(found[1], sum, "".join(lines))
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0, "".join(lines)
     finally:

@@ -1,5 +1,10 @@
 """The official clients of OpenAI and Anthropic, doing what their documentation shows."""
 
+import asyncio
+import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack
 from typing import Any, Literal
@@ -21,6 +26,16 @@ FREE_WITHIN = 5.0
 class Verdict(BaseModel):
     animal: Literal["cat", "dog"]
     sure: bool
+
+
+def test_what_the_server_prints_to_try_works(api: Api) -> None:
+    curl, python = api.greeting.split("\n\n")[1:3]
+    environ = {**os.environ, "ENGINEROOM_API_KEY": KEY}
+    answered = subprocess.run(curl, shell=True, capture_output=True, check=True, timeout=60, env=environ)
+    assert api.sum in json.loads(answered.stdout)["choices"][0]["message"]["content"]
+    words = [sys.executable, "-c", python]
+    said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60, env=environ)
+    assert api.sum in said.stdout
 
 
 # --- OpenAI ----------------------------------------------------------------------------------------------------
@@ -229,8 +244,6 @@ def test_a_full_queue_is_a_rate_limit_and_leaving_streams_frees_it(
 
 
 async def test_a_cancelled_task_frees_the_engine(scripted_api: Api) -> None:
-    import asyncio
-
     async with openai.AsyncOpenAI(base_url=f"{scripted_api.url}/v1", api_key=KEY, max_retries=0) as client:
         tasks = [
             asyncio.create_task(client.chat.completions.create(model="demo", messages=WAIT)) for _ in range(6)

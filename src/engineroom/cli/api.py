@@ -236,7 +236,7 @@ def _greet(server: RunningServer, *, as_json: bool) -> None:
     name = service.base_names[0]
     key = "$ENGINEROOM_API_KEY" if server.settings.keys else ""
     authorization = f' \\\n  -H "Authorization: Bearer {key}"' if key else ""
-    python_key = 'os.environ["ENGINEROOM_API_KEY"]' if key else '"-"'
+    imports, python_key = ("import os\n", 'os.environ["ENGINEROOM_API_KEY"]') if key else ("", '"-"')
     print(
         f"""\
 {name} answers at {server.url}/v1
@@ -244,8 +244,11 @@ def _greet(server: RunningServer, *, as_json: bool) -> None:
 curl {server.url}/v1/chat/completions{authorization} -H "Content-Type: application/json" \\
   -d '{{"model": "{name}", "messages": [{{"role": "user", "content": "What is 7 plus 5?"}}]}}'
 
-from openai import OpenAI
+{imports}from openai import OpenAI
 client = OpenAI(base_url="{server.url}/v1", api_key={python_key})
+print(client.responses.create(model="{name}", input="What is 7 plus 5?").output_text)
+
+Anthropic's clients go to {server.url}
 """,
         file=sys.stderr,
         flush=True,

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from engineroom.server.wire.common import (
     LABEL,
+    TOOLS,
     VLLM_REFUSED,
     Answer,
     FinishReason,
@@ -28,7 +29,7 @@ class ChatRequest(SamplingFields):
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=50)
-    tools: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = Field(None, description=TOOLS)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text", "audio"]] | None = None

@@ -15,6 +15,7 @@ Harmless: TypeAlias = tuple[Any, ...]
 
 
 LABEL = "A label; nothing here depends on it."
+TOOLS = 'Refused as yet, unless tool_choice is "none": calls are not read out of answers.'
 
 
 def _fail_fast(schema: Any) -> None:

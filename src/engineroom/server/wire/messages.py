@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, Tag
 
-from engineroom.server.wire.common import LABEL, TEXT_OR_LIST, Answer, Harmless, Wire, told_by_type
+from engineroom.server.wire.common import LABEL, TEXT_OR_LIST, TOOLS, Answer, Harmless, Wire, told_by_type
 
 
 class CacheControl(Wire):
@@ -157,7 +157,7 @@ class TurnsFields(Wire):
         ]
         | None
     ) = Field(None, description="Thinking off or on, where the chat template has the switch.")
-    tools: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = Field(None, description=TOOLS)
     tool_choice: dict[str, Any] | None = None
     output_config: OutputConfig | None = None
     cache_control: CacheControl | None = Field(None, description="Prefixes are kept with and without it.")

@@ -10,6 +10,7 @@ from pydantic import Field, Tag
 from engineroom.server.wire.common import (
     LABEL,
     TEXT_OR_LIST,
+    TOOLS,
     VLLM_REFUSED,
     Answer,
     DrawingFields,
@@ -227,7 +228,7 @@ class ConversationFields(Wire):
     instructions: str | None = Field(None, description="A system message in front.")
     reasoning: ReasoningConfig | None = None
     text: TextConfig | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = Field(None, description=TOOLS)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(

@@ -31,9 +31,13 @@ class MessageShape:
     max_tokens: int
     tags: tuple[str, str] | None = None
 
+    @property
+    def message_id(self) -> str:
+        return f"msg_{self.id}"
+
     def message(self, content: list[dict[str, Any]], end: dict[str, Any], usage: Usage) -> dict[str, Any]:
         return {
-            "id": f"msg_{self.id}",
+            "id": self.message_id,
             "type": "message",
             "role": "assistant",
             "model": self.model,

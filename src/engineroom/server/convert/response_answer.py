@@ -41,6 +41,10 @@ class ResponseShape:
     tags: tuple[str, str] | None = None
     logprobs: bool = False
 
+    @property
+    def response_id(self) -> str:
+        return f"resp_{self.id}"
+
     @classmethod
     def of(cls, body: ResponsesRequest, params: SamplingParams, **known: Any) -> ResponseShape:
         return cls(asked=_asked(body, params), logprobs=wants_logprobs(body), **known)
@@ -126,7 +130,7 @@ class ResponsePieces:
         """The answer as far as it is known."""
         cut = {"reason": "max_output_tokens"} if self._status == "incomplete" else None
         return {
-            "id": f"resp_{self._shape.id}",
+            "id": self._shape.response_id,
             "object": "response",
             "created_at": self._shape.created,
             "status": self._status,

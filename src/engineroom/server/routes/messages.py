@@ -41,8 +41,8 @@ async def create_message(body: MessagesRequest, request: Request, version: Versi
     model, ticket.names = service.model, NAMES
     ticket.model, adapter = service.chosen(body.model)
     options = message_options(body, adapter, service.timeout(None), model.engine.name)
-    ticket.answer_id = f"msg_{ticket.id}"
     shape = MessageShape(ticket.id, ticket.model, body.max_tokens, model.renderer.template.thinking_tags)
+    ticket.answer_id = shape.message_id
     turns = conversation(body)
     if body.stream:
         pieces = MessagePieces(shape)
@@ -78,8 +78,7 @@ async def _events(
     async with aclosing(deltas):
         async for delta in deltas:
             if delta.usage is not None:
-                ticket.counted(
-                    delta.usage.prompt_tokens, delta.usage.completion_tokens, (delta.finish_reason,)
-                )
+                counts = delta.usage.prompt_tokens, delta.usage.completion_tokens
+                ticket.counted(*counts, (delta.finish_reason,))
             if data := pieces.event(delta):
                 yield data

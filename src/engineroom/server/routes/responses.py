@@ -45,6 +45,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
         writer=LogprobWriter(model.tokenizer, as_ids=False),
         tags=model.renderer.template.thinking_tags,
     )
+    ticket.answer_id = shape.response_id
     pieces = ResponsePieces(shape)
     events = _events(model.astream_deltas(conversation(body), **options), pieces, ticket)
     if body.stream:
@@ -70,9 +71,8 @@ async def _events(
     async with aclosing(deltas):
         async for delta in deltas:
             if delta.usage is not None:
-                ticket.counted(
-                    delta.usage.prompt_tokens, delta.usage.completion_tokens, (delta.finish_reason,)
-                )
+                counts = delta.usage.prompt_tokens, delta.usage.completion_tokens
+                ticket.counted(*counts, (delta.finish_reason,))
             if data := pieces.event(delta):
                 yield data
 

@@ -7,14 +7,15 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
 from engineroom.cli.command import JsonFlag, settings_of
 from engineroom.cli.console import print_json_line
+from engineroom.cli.ending import silence
 from engineroom.errors import EngineNotInstalledError
 
 if TYPE_CHECKING:
@@ -209,23 +210,55 @@ def _serve(settings: ServerSettings, arguments: Arguments, *, as_json: bool) -> 
     from engineroom.server.logs import configure_logs
     from engineroom.server.spans import export_spans
 
-    configure_logs(settings)
-    if note := export_spans():
-        print_note(note)
-    bridge = Bridge("engineroom-server")
-    try:
-        server = RunningServer(create_app(None, settings, bridge), settings)
-        serving = bridge.submit(server.serve())
-        with _signals(bridge, server), load_model(arguments, bridge) as model:
-            server.service.loaded = model
-            try:
-                _greet(server, as_json=as_json)
-                serving.result()
-            finally:
-                server.service.loaded.close()  # another one than ``model``, if it was switched
-    finally:
-        bridge.close()
+    with _lenient_stderr():
+        configure_logs(settings)
+        if note := export_spans():
+            print_note(note)
+        bridge = Bridge("engineroom-server")
+        try:
+            server = RunningServer(create_app(None, settings, bridge), settings)
+            serving = bridge.submit(server.serve())
+            with _signals(bridge, server), load_model(arguments, bridge) as model:
+                server.service.loaded = model
+                try:
+                    _greet(server, as_json=as_json)
+                    serving.result()
+                finally:
+                    server.service.loaded.close()  # another one than ``model``, if it was switched
+        finally:
+            bridge.close()
     return 0
+
+
+class _Lenient:
+    """A text stream whose writes never fail."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _lenient_stderr() -> Generator[None, None, None]:
+    """A full disk, or a pipe whose reader has gone, costs a server its log, and not its life."""
+    stream = sys.stderr
+    with redirect_stderr(cast("TextIO", _Lenient(stream))):
+        yield
+    try:
+        stream.flush()
+    except OSError:
+        silence(stream)
 
 
 def _greet(server: RunningServer, *, as_json: bool) -> None:

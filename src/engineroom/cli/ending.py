@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import typer
 
@@ -35,7 +36,7 @@ def ended(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
     except typer.Exit as end:
         return end.exit_code
     except BrokenPipeError:
-        _silence_stdout()
+        silence(sys.stdout)
         return BROKEN_PIPE
     except Exception as error:
         if debug:
@@ -129,7 +130,7 @@ def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
     return [*(w for w in before if w != "--debug"), *words[len(before) :]], asked
 
 
-def _silence_stdout() -> None:
-    """The reader is gone. Python would complain once more when it flushes at exit, so stdout is pointed elsewhere."""
-    with contextlib.suppress(OSError, ValueError):  # stdout is not a real file in tests
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def silence(stream: TextIO) -> None:
+    """Nobody takes what is written there. Python would complain once more when it flushes at exit, so it goes nowhere."""
+    with contextlib.suppress(OSError, ValueError):  # it is not a real file in tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -16,24 +16,28 @@ T = TypeVar("T")
 class _Guard:
     """Takes Ctrl-C's signal over while it is entered. On another thread than the main one, which gets none, it does nothing.
 
+    Args:
+        numbers: the signals; SIGINT is Ctrl-C's.
+
     Attributes:
         came: Ctrl-C was pressed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *numbers: signal.Signals) -> None:
         self.came = False
-        self._before: Any = None
+        self._numbers = numbers or (signal.SIGINT,)
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._on_signal)
+            self._before = {number: signal.signal(number, self._on_signal) for number in self._numbers}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.came = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 import warnings
@@ -29,8 +30,12 @@ def open_model(arguments: Arguments) -> Generator[ChatModel, None, None]:
 
 
 def load_model(arguments: Arguments, bridge: Bridge | None = None) -> ChatModel:
-    """Loads the model that the arguments name, for the caller to close; onto an event loop of the caller's, if given."""
-    with LoadInterrupt() as interrupt, load_progress(arguments.model_name_or_path) as show:
+    """Loads the model that the arguments name, for the caller to close; onto an event loop of the caller's, if given.
+
+    A server is ended by SIGTERM as by Ctrl-C.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM) if bridge else (signal.SIGINT,)
+    with LoadInterrupt(*numbers) as interrupt, load_progress(arguments.model_name_or_path) as show:
 
         def progress(stage: str, share: float | None) -> None:
             interrupt.check()

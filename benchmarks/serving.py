@@ -63,7 +63,7 @@ def contestants(kind: str, folder: Path) -> tuple[Contestant, Contestant]:
     usage = {"stream_options": {"include_usage": True}}
     if kind == "transformers":
         serve = ["transformers.cli.transformers", "serve", str(folder), "--continuous-batching"]
-        room = ["--cb-num-blocks", "1024", "--device", "cpu", "--dtype", "float32", "--port", "PORT"]
+        room = ["--cb-num-blocks", "128", "--device", "cpu", "--dtype", "float32", "--port", "PORT"]
         return (
             Contestant("engineroom", [*ours, "hf_kv_cache_memory=512MiB"], usage),
             Contestant("transformers serve", [*serve, *room], {"model": str(folder)}),

@@ -52,7 +52,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def started(folder: Path, *words: str, log: Path | None = None) -> Generator[Process, None, None]:
+def started(
+    folder: Path, *words: str, log: Path | None = None, patience: float = 60
+) -> Generator[Process, None, None]:
     port = free_port()
     log = log or folder / "log"
     command = [sys.executable, "-m", "engineroom", "api", "--port", str(port), *words]
@@ -60,7 +62,7 @@ def started(folder: Path, *words: str, log: Path | None = None) -> Generator[Pro
         process = subprocess.Popen(command, stdout=file, stderr=file, env=ENVIRONMENT, cwd=folder)
     try:
         server = Process(process, port, log)
-        end = time.monotonic() + 60
+        end = time.monotonic() + patience
         while not _is_ready(server):
             assert process.poll() is None, server.told
             assert time.monotonic() < end, server.told

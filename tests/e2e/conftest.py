@@ -1,13 +1,10 @@
 """Servers that the tests of several files ask. Each is started once."""
 
-import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from api_process import Api, serving
-
-sys.path.append(str(Path(__file__).parent.parent / "unit" / "server"))  # the server's tests share one helper
 
 SCRIPTED = Path(__file__).with_name("scripted_api.py")
 

@@ -236,7 +236,7 @@ def test_many_streams_at_once() -> None:
         for thread in threads:
             thread.join()
         assert texts == ["Hello there"] * 40
-        assert not server.service.tickets.live
+        wait_for(lambda: not server.service.tickets.live)
         assert server.model.load.running == 0
 
 

@@ -187,6 +187,9 @@ assert path == "/v1/traces" and b"chat demo" in body and b"engineroom" in body, 
 def test_spans_reach_the_collector_that_the_environment_names(request: pytest.FixtureRequest) -> None:
     """In a process of its own: a provider is set once for all."""
     done = subprocess.run(
-        [sys.executable, "-c", SEND, str(request.path.parent)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", SEND, str(request.path.parents[2])],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr

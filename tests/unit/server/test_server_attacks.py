@@ -10,8 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import CHAT, HI, Served, error_of, served
 from test_server_network import all_of, raw
+
+from serving import CHAT, HI, Served, error_of, served
 
 COMPLETIONS = "/v1/completions"
 KIND = {"Content-Type": "application/json"}

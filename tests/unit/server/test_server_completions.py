@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from serving import HI, asking, error_of, events_of
 
 from engineroom.types import Prompt, SamplingParams
+from serving import HI, asking, error_of, events_of
 
 PATH = "/v1/completions"
 NONE_CACHED = {"prompt_tokens_details": {"cached_tokens": 0}}

@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import CHAT, HI, Served, error_of, read_events, served, text_of
 from test_server_attacks import COMPLETIONS, the_next_request_succeeds
 from test_server_network import chat_bytes, raw, wait_for
 
@@ -24,6 +23,7 @@ from engineroom.engines import registry
 from engineroom.engines.scripted import Reply
 from engineroom.errors import EngineDeadError
 from engineroom.types import Prompt, SamplingParams
+from serving import CHAT, HI, Served, error_of, read_events, served, text_of
 
 AT_ONCE = 1.0
 

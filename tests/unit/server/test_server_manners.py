@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import CHAT, HI, asking, error_of, events_of
 from starlette.routing import Route
 
 from engineroom import ChatModel, ScriptedEngine
@@ -17,6 +16,7 @@ from engineroom.server.app import create_app
 from engineroom.server.errors import redacted
 from engineroom.server.limits import unfit
 from engineroom.server.logs import JsonLines, TextLines
+from serving import CHAT, HI, asking, error_of, events_of
 
 OPEN = {"/health", "/ready"}
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import CHAT, HI, Served, error_of, events_of, read_events, served, text_of
 
 from engineroom.engines.scripted import Reply
 from engineroom.errors import ArgumentError
 from engineroom.server import lifecycle
 from engineroom.server.lifecycle import RunningServer
 from engineroom.server.settings import ServerSettings
+from serving import CHAT, HI, Served, error_of, events_of, read_events, served, text_of
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import CHAT, error_of, events_of, text_of
 
 import tiny_models
 from engineroom import ChatModel
 from engineroom.server.app import create_app
 from engineroom.server.settings import ServerSettings
+from serving import CHAT, error_of, events_of, text_of
 
 SUM = [{"role": "user", "content": "What is 7 plus 5?"}]
 

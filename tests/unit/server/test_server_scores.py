@@ -6,11 +6,11 @@ from collections.abc import Generator, Mapping, Sequence
 from math import exp
 
 import pytest
-from serving import Ask, asking, error_of
 
 from engineroom import ChatModel, Prompt, ScriptedEngine
 from engineroom.engines.capabilities import CAPABILITIES
 from engineroom.types import Support
+from serving import Ask, asking, error_of
 
 
 class Embedder(ScriptedEngine):

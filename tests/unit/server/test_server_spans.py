@@ -11,11 +11,11 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from serving import CHAT, asking
 
 from engineroom import Reply
 from engineroom.errors import ArgumentError
 from engineroom.server.spans import export_spans
+from serving import CHAT, asking
 
 SECRET = [{"role": "user", "content": "my secret"}]
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

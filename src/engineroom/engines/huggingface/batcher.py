@@ -54,7 +54,9 @@ class Batcher:
         for _, part in groupby(planned, key=lambda work: work[0].params.adapter):
             ready += self._read(list(part), letters)
         if ready:
-            self._next_tokens([s for s, _ in ready], torch.cat([row for _, row in ready]).float(), letters)
+            rows = [row for _, row in ready]
+            logits = rows[0] if len(rows) == 1 else torch.cat(rows)
+            self._next_tokens([s for s, _ in ready], logits.float(), letters)
         post_all(letters)
 
     def _read(self, work: Work, letters: list[tuple[Mailbox, Outcome]]) -> list[tuple[Sequence, Tensor]]:

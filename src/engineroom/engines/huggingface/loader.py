@@ -171,7 +171,8 @@ class Loader:
             return ""
         error = None
         with torch.inference_mode():
-            simplify(model)
+            if self.can_generate:
+                simplify(model)  # whole texts gain little by it, and a score is a sum of all roundings
             if self._arguments.quantization_bit is None:
                 arrange(model, decodes=self.can_generate)
             else:

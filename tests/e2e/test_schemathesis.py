@@ -14,10 +14,10 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from serving import Served, served
 
 from engineroom.engines.scripted import Reply
 from engineroom.server.app import create_app
+from serving import Served, served
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,10 @@ def test_every_answer_is_as_documented(server: Served, method: str, path: str, m
     )
     def holds(case: Any) -> None:
         case.headers["Authorization"] = "Bearer root"
-        case.call_and_validate(base_url=server.url, checks=CHECKS)
+        response = case.call(base_url=server.url)
+        # A deadline of no time at all is over: 504 is documented, and no failure of the server's.
+        late = response.status_code == 504 and '"code":"timeout"' in response.text
+        case.validate_response(response, checks=CHECKS[1:] if late else CHECKS)
 
     holds()
 

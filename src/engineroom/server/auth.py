@@ -15,22 +15,14 @@ from engineroom.server.http import header, path_of, send_refusal
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 
-_MISSING = Refusal(
-    401,
-    "an API key is needed: Authorization: Bearer KEY",
-    type="authentication_error",
-    code="missing_api_key",
-    headers={"WWW-Authenticate": "Bearer"},
-)
-_WRONG = Refusal(
-    401,
-    "this API key opens nothing here",
-    type="authentication_error",
-    code="invalid_api_key",
-    headers={"WWW-Authenticate": "Bearer"},
-)
+
+def _unauthenticated(message: str, code: str) -> Refusal:
+    headers = {"WWW-Authenticate": "Bearer"}
+    return Refusal(401, message, type="authentication_error", code=code, headers=headers)
 
 
+_MISSING = _unauthenticated("an API key is needed: Authorization: Bearer KEY", "missing_api_key")
+_WRONG = _unauthenticated("this API key opens nothing here", "invalid_api_key")
 _WRONG_HOST = Refusal(
     403,
     "a server without a key serves this machine alone, under localhost or a loopback address",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from engineroom.errors import EngineroomError
 from engineroom.server.encoding import compact
 from engineroom.server.errors import INTERNAL, ClientLeftError, Refusal
 from engineroom.server.tickets import Ticket
+from engineroom.types import Delta
 
 log = logging.getLogger("engineroom.server")
 
@@ -40,6 +41,33 @@ def event(data: bytes) -> bytes:
 def typed_event(name: str, body: Any) -> bytes:
     """An event that tells its type outside of its data, too."""
     return b"event: %s\ndata: %s\n\n" % (name.encode(), compact(body))
+
+
+async def written(
+    deltas: AsyncGenerator[Delta, None],
+    write: Callable[[Delta], bytes],
+    ticket: Ticket,
+    *,
+    per_prompt: int | None = None,
+    end: Callable[[], bytes] | None = None,
+) -> AsyncGenerator[bytes, None]:
+    """The events of an answer's pieces, counted on its ticket.
+
+    Args:
+        write: makes the events of a piece; nothing where it has none.
+        per_prompt: answers to one prompt, which count it once; None is all of them.
+        end: the last event.
+    """
+    async with aclosing(deltas):
+        async for delta in deltas:
+            if (usage := delta.usage) is not None:
+                first = (delta.index if per_prompt is None else delta.index % per_prompt) == 0
+                prompt_tokens = usage.prompt_tokens if first else 0
+                ticket.counted(prompt_tokens, usage.completion_tokens, (delta.finish_reason,))
+            if data := write(delta):
+                yield data
+    if end is not None:
+        yield end()
 
 
 class StreamForm(Protocol):

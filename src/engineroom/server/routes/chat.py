@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from engineroom.server.answers import JsonAnswer
+from engineroom.server.answers import counted
 from engineroom.server.convert.chat_answer import ChatPieces, Shape, completion
 from engineroom.server.convert.conversation import chat_options
 from engineroom.server.convert.logprobs import LogprobWriter
 from engineroom.server.rendering import rendered
 from engineroom.server.routes.documented import ERRORS
 from engineroom.server.service import service_of
-from engineroom.server.sse import EventStream
-from engineroom.server.tickets import Ticket, ticket_of
+from engineroom.server.sse import EventStream, written
+from engineroom.server.tickets import ticket_of
 from engineroom.server.wire.chat import ChatCompletion, ChatRequest
-from engineroom.types import Delta
 
 router = APIRouter(tags=["chat"])
 
@@ -45,31 +42,11 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
         prompt=await rendered(model, body.messages, **_rendering(options)) if known_early else None,
     )
     if body.stream:
-        return EventStream(_events(model.astream_deltas(body.messages, **options), shape, ticket), ticket)
+        deltas, pieces = model.astream_deltas(body.messages, **options), ChatPieces(shape)
+        return EventStream(written(deltas, pieces.event, ticket, end=pieces.end), ticket)
     answers = await ticket.attend(request.receive, model.achat(body.messages, **options))
-    written = completion(answers, shape)
-    ticket.counted(
-        written["usage"]["prompt_tokens"],
-        written["usage"]["completion_tokens"],
-        [choice["finish_reason"] for choice in written["choices"]],
-    )
-    return JsonAnswer(written)
+    return counted(completion(answers, shape), ticket)
 
 
 def _rendering(options: dict[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in ("enable_thinking", "continue_final") if name in options}
-
-
-async def _events(
-    deltas: AsyncGenerator[Delta, None], shape: Shape, ticket: Ticket
-) -> AsyncGenerator[bytes, None]:
-    pieces = ChatPieces(shape)
-    async with aclosing(deltas):
-        async for delta in deltas:
-            if delta.usage is not None:
-                usage = delta.usage
-                prompt_tokens = usage.prompt_tokens if delta.index == 0 else 0  # all answers share one prompt
-                ticket.counted(prompt_tokens, usage.completion_tokens, (delta.finish_reason,))
-            if data := pieces.event(delta):
-                yield data
-    yield pieces.end()

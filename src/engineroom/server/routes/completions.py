@@ -14,14 +14,14 @@ from starlette.responses import Response
 from engineroom.chat import ChatModel
 from engineroom.errors import ParameterError
 from engineroom.pipeline import interleave
-from engineroom.server.answers import JsonAnswer
+from engineroom.server.answers import counted
 from engineroom.server.convert.completion_answer import CompletionPieces, CompletionShape, completion
 from engineroom.server.convert.logprobs import LogprobWriter
 from engineroom.server.convert.sampling import sampling_options
 from engineroom.server.routes.documented import ERRORS
 from engineroom.server.service import service_of
-from engineroom.server.sse import EventStream
-from engineroom.server.tickets import Ticket, ticket_of
+from engineroom.server.sse import EventStream, written
+from engineroom.server.tickets import ticket_of
 from engineroom.server.wire.completions import MAX_PROMPTS, Completion, CompletionRequest
 from engineroom.types import Delta
 from engineroom.types import Response as Answer
@@ -52,17 +52,11 @@ async def create_completion(body: CompletionRequest, request: Request) -> Respon
         prompts=len(prompts),
     )
     if body.stream:
-        return EventStream(
-            _events(_deltas(model, prompts, options), shape, ticket, options.get("n", 1)), ticket
-        )
+        deltas, pieces = _deltas(model, prompts, options), CompletionPieces(shape)
+        events = written(deltas, pieces.event, ticket, per_prompt=options.get("n", 1), end=pieces.end)
+        return EventStream(events, ticket)
     answers = await ticket.attend(request.receive, _answers(model, prompts, options))
-    written = completion(answers, shape)
-    ticket.counted(
-        written["usage"]["prompt_tokens"],
-        written["usage"]["completion_tokens"],
-        [choice["finish_reason"] for choice in written["choices"]],
-    )
-    return JsonAnswer(written)
+    return counted(completion(answers, shape), ticket)
 
 
 def prompts_of(body: CompletionRequest) -> Sequence[RawPrompt]:
@@ -114,19 +108,3 @@ async def _shifted(deltas: AsyncGenerator[Delta, None], by: int) -> AsyncGenerat
     async with aclosing(deltas):
         async for delta in deltas:
             yield replace(delta, index=delta.index + by)
-
-
-async def _events(
-    deltas: AsyncGenerator[Delta, None], shape: CompletionShape, ticket: Ticket, n: int
-) -> AsyncGenerator[bytes, None]:
-    pieces = CompletionPieces(shape)
-    async with aclosing(deltas):
-        async for delta in deltas:
-            if delta.usage is not None:
-                usage = delta.usage
-                # Answers to one prompt share it.
-                prompt_tokens = usage.prompt_tokens if delta.index % n == 0 else 0
-                ticket.counted(prompt_tokens, usage.completion_tokens, (delta.finish_reason,))
-            if data := pieces.event(delta):
-                yield data
-    yield pieces.end()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request
@@ -17,10 +15,9 @@ from engineroom.server.convert.message_request import NAMES, conversation, messa
 from engineroom.server.rendering import rendered
 from engineroom.server.routes.documented import ANTHROPIC_ERRORS
 from engineroom.server.service import service_of
-from engineroom.server.sse import EventStream
-from engineroom.server.tickets import Ticket, ticket_of
+from engineroom.server.sse import EventStream, written
+from engineroom.server.tickets import ticket_of
 from engineroom.server.wire.messages import AnthropicMessage, CountTokensRequest, MessagesRequest, TokenCount
-from engineroom.types import Delta
 
 router = APIRouter(tags=["messages"])
 
@@ -46,7 +43,8 @@ async def create_message(body: MessagesRequest, request: Request, version: Versi
     turns = conversation(body)
     if body.stream:
         pieces = MessagePieces(shape)
-        return EventStream(_events(model.astream_deltas(turns, **options), pieces, ticket), ticket, pieces)
+        events = written(model.astream_deltas(turns, **options), pieces.event, ticket)
+        return EventStream(events, ticket, pieces)
     (answer,) = await ticket.attend(request.receive, model.achat(turns, **options))
     ticket.counted(answer.prompt_length, answer.response_length, (answer.finish_reason,))
     return JsonAnswer(message(answer, shape))
@@ -70,15 +68,3 @@ def _check_version(version: str | None) -> None:
             why=f"a date from {_FIRST_VERSION} on",
             parameter="anthropic-version",
         )
-
-
-async def _events(
-    deltas: AsyncGenerator[Delta, None], pieces: MessagePieces, ticket: Ticket
-) -> AsyncGenerator[bytes, None]:
-    async with aclosing(deltas):
-        async for delta in deltas:
-            if delta.usage is not None:
-                counts = delta.usage.prompt_tokens, delta.usage.completion_tokens
-                ticket.counted(*counts, (delta.finish_reason,))
-            if data := pieces.event(delta):
-                yield data

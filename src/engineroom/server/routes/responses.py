@@ -20,10 +20,9 @@ from engineroom.server.convert.response_request import (
 from engineroom.server.rendering import rendered
 from engineroom.server.routes.documented import ERRORS
 from engineroom.server.service import service_of
-from engineroom.server.sse import EventStream
-from engineroom.server.tickets import Ticket, ticket_of
+from engineroom.server.sse import EventStream, written
+from engineroom.server.tickets import ticket_of
 from engineroom.server.wire.responses import InputTokens, InputTokensRequest, ResponseObject, ResponsesRequest
-from engineroom.types import Delta
 
 router = APIRouter(tags=["responses"])
 
@@ -35,7 +34,6 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     model, ticket.subject, ticket.names = service.model, "input", NAMES
     ticket.model, adapter = service.chosen(body.model)
     options = response_options(body, adapter, service.timeout(body.timeout), model.engine.name)
-    ticket.answer_id = f"resp_{ticket.id}"
     shape = ResponseShape.of(
         body,
         model.resolve_sampling(**{k: v for k, v in options.items() if k != "enable_thinking"}),
@@ -47,7 +45,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     )
     ticket.answer_id = shape.response_id
     pieces = ResponsePieces(shape)
-    events = _events(model.astream_deltas(conversation(body), **options), pieces, ticket)
+    events = written(model.astream_deltas(conversation(body), **options), pieces.event, ticket)
     if body.stream:
         return EventStream(events, ticket, pieces)
     await ticket.attend(request.receive, _run_through(events))
@@ -63,18 +61,6 @@ async def count_input_tokens(body: InputTokensRequest, request: Request) -> Resp
     switches = rendering_switches(body, model.engine.name)
     prompt = await rendered(model, conversation(body), **switches)
     return JsonAnswer({"object": "response.input_tokens", "input_tokens": len(prompt)})
-
-
-async def _events(
-    deltas: AsyncGenerator[Delta, None], pieces: ResponsePieces, ticket: Ticket
-) -> AsyncGenerator[bytes, None]:
-    async with aclosing(deltas):
-        async for delta in deltas:
-            if delta.usage is not None:
-                counts = delta.usage.prompt_tokens, delta.usage.completion_tokens
-                ticket.counted(*counts, (delta.finish_reason,))
-            if data := pieces.event(delta):
-                yield data
 
 
 async def _run_through(events: AsyncGenerator[bytes, None]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -20,6 +20,7 @@ import pytest
 from engineroom import ChatModel
 from engineroom.checkpoint import Checkpoint
 from engineroom.config import parse_arguments
+from engineroom.engines.ktransformers import server as ktransformers_server
 from engineroom.engines.sglang import SglangEngine, server
 from engineroom.errors import (
     ArgumentError,
@@ -181,6 +182,24 @@ def test_a_server_that_runs_already_is_used_and_left_running(
     monkeypatch.setattr(Checkpoint, "architecture", "LlamaForCausalLM")
     with pytest.raises(EngineStartError, match="another model"):
         ChatModel(attached)
+
+
+def test_ktransformers_server_is_spoken_to_as_sglang_is(
+    sglang: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sglang-kt starts with CUDA alone; here SGLang's own server answers what its engine asks."""
+    http = cast("Any", sglang.engine)._client._http
+    monkeypatch.setenv("SGLANG_API_KEY", http.headers["Authorization"].removeprefix("Bearer "))
+    monkeypatch.setattr(ktransformers_server, "check", lambda arguments, gpus: None)
+    attached = {"infer_backend": "ktransformers", "kt_num_gpu_experts": 2, "sglang_url": str(http.base_url)}
+    with ChatModel(attached) as model:
+        assert model.engine.name == "ktransformers"
+        assert model.chat(QUESTION, temperature=0) == sglang.chat(QUESTION, temperature=0)
+        pieces = list(model.stream_deltas(QUESTION, temperature=0, logprobs=2))
+        assert (
+            "".join(piece.text for piece in pieces) == sglang.chat(QUESTION, temperature=0)[0].response_text
+        )
+        assert pieces[-1].finish_reason == "stop"
 
 
 # --- the server's life ----------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """KTransformers on NVIDIA machines, as upstream recommends it: ``sglang-kt``, a fork of SGLang, spoken to as SGLang is.
 
-Not run by us: it does not start without CUDA. Its command line is tested, and the protocol is SGLang's, whose is.
+Not run by us: it does not start without CUDA. Its command line is tested, and its protocol against SGLang's own server.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How the C library's allocator treats the memory of a step, on a CPU.
 
 glibc gives large blocks back to the system as soon as they are free, and each step asks for the same ones again. Fresh
-memory comes page by page, each with a fault: a third of the time of a step that reads a prompt
+memory comes page by page, each with a fault: about a tenth of the time of a step that reads a prompt
 (``benchmarks/README.md``).
 """
 

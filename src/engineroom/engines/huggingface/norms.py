@@ -1,4 +1,4 @@
-"""RMS norms on a CPU, in half as many operations as Transformers writes them in.
+"""RMS norms on a CPU, in fewer operations than Transformers writes them in.
 
 With few tokens an operation takes as long as it takes to call it, and a model has two to four norms a layer; what that
 comes to was measured (``benchmarks/README.md``).

@@ -16,11 +16,11 @@ import httpx
 import psutil
 import pytest
 import torch
-from serving import CHAT, error_of, read_events
 from test_drills import Process, started
 
 from engineroom import ChatModel
 from engineroom.server.app import create_app
+from serving import CHAT, error_of, read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

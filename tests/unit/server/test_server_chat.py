@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from serving import CHAT, HI, asking, error_of, events_of, text_of
 
 from engineroom.engines.scripted import Reply
+from serving import CHAT, HI, asking, error_of, events_of, text_of
 
 
 def test_a_whole_answer_is_in_openais_shape() -> None:

@@ -4,12 +4,12 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import HI, asking, typed_events_of
 
 from engineroom.engines.scripted import Reply
 from engineroom.server.convert.message_request import conversation
 from engineroom.server.wire.messages import MessagesRequest
 from engineroom.types import ImagePart, Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
+from serving import HI, asking, typed_events_of
 
 PATH = "/v1/messages"
 ASK: dict[str, Any] = {"max_tokens": 100, "messages": HI}

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from serving import asking, error_of, typed_events_of
 
 from engineroom.engines.scripted import Reply
 from engineroom.server.convert.response_request import conversation
@@ -17,6 +16,7 @@ from engineroom.types import (
     ToolCallPart,
     ToolResultPart,
 )
+from serving import asking, error_of, typed_events_of
 
 PATH = "/v1/responses"
 THINKING = "{% for m in messages %}{{ m.content }}{% endfor %}{# <think> </think> #}"

@@ -11,13 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import CHAT, HI, Served, asking, error_of, events_of, read_events, text_of
 
 from engineroom import ChatModel, Reply, ScriptedEngine
 from engineroom.bridge import Bridge
 from engineroom.config import Arguments
 from engineroom.errors import EngineStartError
 from engineroom.server.remote_arguments import HERE_ONLY
+from serving import CHAT, HI, Served, asking, error_of, events_of, read_events, text_of
 
 ROOT = {"x-api-key": "root"}
 

@@ -13,7 +13,15 @@ from torch.nn.functional import linear
 import tiny_models
 from engineroom import ChatModel
 from engineroom.engines.huggingface import linears
-from engineroom.engines.huggingface.linears import Int8Linear, WideLinear, arrange, quantize, wide_linear
+from engineroom.engines.huggingface.linears import (
+    Int8Linear,
+    TiledLinear,
+    WideLinear,
+    arrange,
+    quantize,
+    wide_linear,
+)
+from engineroom.engines.huggingface.pages import Pages
 
 
 def model(folder: Path, **options: Any) -> Any:
@@ -23,15 +31,30 @@ def model(folder: Path, **options: Any) -> Any:
 IDS = torch.tensor([[5, 900, 17, 3, 44, 61, 7]])
 
 
-def test_columns_change_the_layout_and_nothing_else(tiny_folder: Path) -> None:
+def test_tiles_and_columns_change_the_layout_and_nothing_else(tiny_folder: Path) -> None:
     plain, arranged = model(tiny_folder), model(tiny_folder)
     arrange(arranged, decodes=True)
-    assert arranged.lm_head.weight.stride() == (1, 1024)
-    assert arranged.lm_head.weight.shape == plain.lm_head.weight.shape
-    for name, weight in arranged.state_dict().items():
-        assert torch.equal(weight, plain.state_dict()[name])
+    assert isinstance(arranged.lm_head, TiledLinear)
+    assert not arranged.model.layers[0].self_attn.k_proj.weight.is_contiguous()
+    for name, module in plain.named_modules():
+        if isinstance(module, nn.Linear):
+            assert torch.equal(arranged.get_submodule(name).weight, module.weight)
     with torch.inference_mode():
         torch.testing.assert_close(arranged(IDS).logits, plain(IDS).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("outputs", [256, 512, 600, 1100])
+@pytest.mark.parametrize("shape", [(1, 1, 48), (1, 9, 48), (3, 200, 48), (48,), (1, 0, 48)])
+def test_a_tiled_product_is_the_plain_one(shape: tuple[int, ...], outputs: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    plain, tiled = nn.Linear(48, outputs, bias=bias), nn.Linear(48, outputs, bias=bias)
+    tiled.load_state_dict(plain.state_dict())
+    TiledLinear.of(tiled, Pages([plain.weight.nbytes]))
+    assert torch.equal(tiled.weight, plain.weight)
+    given = torch.randn(shape)
+    with torch.inference_mode():
+        torch.testing.assert_close(tiled(given), plain(given), rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_that_reads_whole_texts_stays_as_it_is(tiny_folder: Path) -> None:

@@ -15,6 +15,7 @@ from engineroom import ChatModel
 from engineroom.engines.huggingface import linears
 from engineroom.engines.huggingface.linears import (
     Int8Linear,
+    SharedLinear,
     TiledLinear,
     WideLinear,
     arrange,
@@ -57,6 +58,18 @@ def test_a_tiled_product_is_the_plain_one(shape: tuple[int, ...], outputs: int, 
         torch.testing.assert_close(tiled(given), plain(given), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("outputs", [96, 128, 600])
+@pytest.mark.parametrize("tokens", [1, 4, 8, 15, 16])
+def test_a_weight_by_rows_gives_the_plain_product(tokens: int, outputs: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Linear(48, outputs)
+    shared = SharedLinear(48, outputs)
+    shared.load_state_dict(plain.state_dict())
+    given = torch.randn(1, tokens, 48)
+    with torch.inference_mode():
+        torch.testing.assert_close(shared(given), plain(given), rtol=1e-5, atol=1e-5)
+
+
 def test_a_model_that_reads_whole_texts_stays_as_it_is(tiny_folder: Path) -> None:
     arranged = model(tiny_folder)
     arrange(arranged, decodes=False)
@@ -66,6 +79,7 @@ def test_a_model_that_reads_whole_texts_stays_as_it_is(tiny_folder: Path) -> Non
 def test_a_weight_that_is_an_embedding_too_stays_as_it_is(tmp_path: Path) -> None:
     tied = model(tiny_models.causal(tmp_path / "tied", tie_word_embeddings=True))
     arrange(tied, decodes=True)
+    assert isinstance(tied.lm_head, SharedLinear)
     assert tied.lm_head.weight is tied.model.embed_tokens.weight
     assert tied.lm_head.weight.is_contiguous()
     assert not tied.model.layers[0].mlp.up_proj.weight.is_contiguous()

@@ -23,8 +23,12 @@ _TILE = 256
 _ROWS = 128
 """Tokens that are multiplied with a tile at once. With more of them, a tile of so few outputs costs more than it saves."""
 
-_FEW = 4
-"""Tokens. A product with fewer rows waits for the weights, and half as many bytes come in half the time."""
+_ROW_TILE = 128
+"""Outputs that are computed at once of a weight that lies by rows."""
+
+_FEW, _SEVERAL = 4, 16
+"""Tokens. A product with fewer than the first waits for the weights, whatever its form, and half as many bytes come in half
+the time; from the second on a matrix by rows is as fast as in tiles."""
 
 _NARROW = 32
 """Outputs. A layer with fewer (a reward's score) is left as it is."""
@@ -45,7 +49,10 @@ def arrange(base: Model, *, decodes: bool) -> None:
             layer.__class__ = WideLinear
     if not decodes:
         return
-    own = [layer for layer in layers if id(layer.weight) not in shared]  # an embedding is read by rows
+    own = [layer for layer in layers if id(layer.weight) not in shared]
+    for layer in layers:
+        if type(layer) is nn.Linear and layer.weight.dtype == torch.float32 and id(layer.weight) in shared:
+            layer.__class__ = SharedLinear
     pages = Pages([size for layer in own for size in _parts(layer)])
     for layer in own:
         if len(_parts(layer)) == 1:
@@ -70,7 +77,9 @@ class TiledLinear(nn.Linear):
     """
 
     _tiles: Tensor  # [tiles, inputs, 256]
+    _count: int
     _rest: Tensor  # [inputs, outputs that fill no tile]
+    _left: int
 
     @classmethod
     def of(cls, layer: nn.Linear, pages: Pages) -> None:
@@ -80,9 +89,9 @@ class TiledLinear(nn.Linear):
         del layer.weight
         layer.__class__ = cls
         tiled = cast("TiledLinear", layer)
-        tiles = pages.put(weight[:full].view(-1, _TILE, weight.shape[1]).transpose(1, 2))
-        tiled.register_buffer("_tiles", tiles, persistent=False)
-        tiled.register_buffer("_rest", pages.put(weight[full:].t()), persistent=False)
+        tiled._tiles = pages.put(weight[:full].view(-1, _TILE, weight.shape[1]).transpose(1, 2))
+        tiled._rest = pages.put(weight[full:].t())
+        tiled._count, tiled._left = full // _TILE, weight.shape[0] - full
 
     @property
     def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -91,20 +100,43 @@ class TiledLinear(nn.Linear):
         return torch.cat([whole, self._rest.t()])
 
     def forward(self, input: Tensor) -> Tensor:
+        count, tiles = self._count, self._tiles
         rows = input.reshape(1, -1, self.in_features)
-        tiles, rest = self._tiles.shape[0], self._rest.shape[1]
-        if rows.shape[1] == 1 and not rest:  # one tile's outputs after the other's are the result as it is
-            out = torch.bmm(rows.expand(tiles, -1, -1), self._tiles)
+        if rows.shape[1] == 1 and not self._left:  # the tiles' outputs in turn are the result as it is
+            out = torch.bmm(rows.expand(count, -1, -1), tiles)
         else:
             out = rows.new_empty(rows.shape[1], self.out_features)
             for some, to in zip(torch.split(rows, _ROWS, 1), torch.split(out, _ROWS), strict=True):
-                place = to[:, : tiles * _TILE].view(-1, tiles, _TILE).transpose(0, 1)
-                torch.bmm(some.expand(tiles, -1, -1), self._tiles, out=place)
-                if rest:
-                    torch.mm(some[0], self._rest, out=to[:, tiles * _TILE :])
+                _multiply(some, tiles, self._rest, to)
         out = out.view(*input.shape[:-1], self.out_features)
         bias = cast("Tensor | None", self.bias)
         return out if bias is None else out.add_(bias)
+
+
+class SharedLinear(nn.Linear):
+    """A weight that is an embedding too, and so lies by rows. For some tokens it is multiplied in tiles as it lies."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        outputs, inputs = self.weight.shape
+        rows = input.reshape(1, -1, inputs)
+        if not _FEW <= rows.shape[1] < _SEVERAL or outputs < _ROW_TILE:
+            return linear(input, self.weight, self.bias)
+        count, left = divmod(outputs, _ROW_TILE)
+        out = rows.new_empty(rows.shape[1], outputs)
+        tiles = self.weight[: outputs - left].view(count, _ROW_TILE, inputs).transpose(1, 2)
+        _multiply(rows, tiles, self.weight[outputs - left :].t(), out)
+        out = out.view(*input.shape[:-1], outputs)
+        bias = cast("Tensor | None", self.bias)
+        return out if bias is None else out.add_(bias)
+
+
+def _multiply(rows: Tensor, tiles: Tensor, rest: Tensor, out: Tensor) -> None:
+    """[1, tokens, inputs] with [tiles, inputs, size] and [inputs, rest], into [tokens, outputs]."""
+    count, _, size = tiles.shape
+    place = out[:, : count * size].view(-1, count, size).transpose(0, 1)
+    torch.bmm(rows.expand(count, -1, -1), tiles, out=place)
+    if rest.shape[1]:
+        torch.mm(rows[0], rest, out=out[:, count * size :])
 
 
 class WideLinear(nn.Linear):

@@ -22,7 +22,7 @@ from engineroom.types import Delta, Prompt, Response, Usage
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ChatShape:
     """What an answer is to hold.
 
     Attributes:
@@ -45,15 +45,13 @@ class Shape:
     prompt: Prompt | None = None
 
     @classmethod
-    def of(cls, body: ChatRequest, **known: Any) -> Shape:
-        options = body.stream_options
-        usage = bool(options and options.include_usage)
+    def of(cls, body: ChatRequest, **known: Any) -> ChatShape:
         return cls(
             reasoning=body.include_reasoning is not False,
             logprobs=bool(body.logprobs),
             token_ids=bool(body.return_token_ids),
-            usage=usage,
-            running_usage=bool(usage and options and options.continuous_usage_stats),
+            usage=body.wants_usage,
+            running_usage=body.wants_running_usage,
             **known,
         )
 
@@ -61,7 +59,7 @@ class Shape:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def completion(answers: Sequence[Response], shape: Shape) -> dict[str, Any]:
+def completion(answers: Sequence[Response], shape: ChatShape) -> dict[str, Any]:
     """The whole answer's body."""
     body = shape.head("chat.completion")
     body["choices"] = [_choice(answer, place, shape) for place, answer in enumerate(answers)]
@@ -73,7 +71,7 @@ def completion(answers: Sequence[Response], shape: Shape) -> dict[str, Any]:
     return body
 
 
-def _choice(answer: Response, place: int, shape: Shape) -> dict[str, Any]:
+def _choice(answer: Response, place: int, shape: ChatShape) -> dict[str, Any]:
     thought, text = parted(answer, shape.tags)
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if thought and shape.reasoning:
@@ -111,7 +109,7 @@ def finish_reason(reason: str) -> str:
 class ChatPieces:
     """Deltas to events. One for each stream."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ChatShape) -> None:
         self._shape = shape
         self._head = compact(shape.head("chat.completion.chunk"))[:-1]
         usage = b',"usage":null' if shape.usage else b""

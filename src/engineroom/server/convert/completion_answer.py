@@ -32,13 +32,11 @@ class CompletionShape:
 
     @classmethod
     def of(cls, body: CompletionRequest, **known: Any) -> CompletionShape:
-        options = body.stream_options
-        usage = bool(options and options.include_usage)
         return cls(
             logprobs=body.logprobs is not None,
             token_ids=bool(body.return_token_ids),
-            usage=usage,
-            running_usage=bool(usage and options and options.continuous_usage_stats),
+            usage=body.wants_usage,
+            running_usage=body.wants_running_usage,
             **known,
         )
 

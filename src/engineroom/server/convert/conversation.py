@@ -8,6 +8,7 @@ from typing import Any
 from engineroom.errors import ParameterError, UnsupportedError, shown
 from engineroom.server.convert.sampling import sampling_options
 from engineroom.server.wire.chat import ChatRequest
+from engineroom.types import Part, TextPart, ToolResultPart
 
 
 def chat_options(
@@ -53,6 +54,13 @@ def refuse_tools(tools: Sequence[Any] | None, choice: Any, engine: str) -> None:
         why="calls are not read out of answers yet",
         fix='leave tools out, or tool_choice="none"',
     )
+
+
+def tool_result(parts: Sequence[Part], call_id: str) -> tuple[Part, ...]:
+    """What a tool gave, as the content of its message: its media, then all of its text as the result."""
+    media = [part for part in parts if not isinstance(part, TextPart)]
+    text = "".join(part.text for part in parts if isinstance(part, TextPart))
+    return (*media, ToolResultPart(text, call_id=call_id))
 
 
 def _switches(body: ChatRequest) -> dict[str, Any]:

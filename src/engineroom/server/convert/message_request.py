@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from engineroom.server.convert.conversation import refuse_tools
-from engineroom.server.convert.sampling import given
+from engineroom.server.convert.conversation import refuse_tools, tool_result
+from engineroom.server.convert.sampling import given, of_schema
 from engineroom.server.wire.messages import (
     Base64Source,
-    ContentBlock,
     ImageBlock,
     InputTurn,
     MessagesRequest,
@@ -26,7 +25,6 @@ from engineroom.types import (
     ReasoningPart,
     TextPart,
     ToolCallPart,
-    ToolResultPart,
 )
 
 NAMES: Mapping[str, str] = {
@@ -48,14 +46,13 @@ def message_options(
         RequestError: something that the request asks for can't be done.
     """
     wanted = body.output_config.format if body.output_config else None
-    schema = {"type": "json_schema", "json_schema": {"schema": wanted.schema_}} if wanted else None
     sampling = given(
         max_new_tokens=body.max_tokens,
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,
         stop=body.stop_sequences,
-        response_format=schema,
+        response_format=of_schema(wanted.schema_) if wanted else None,
         adapter=adapter,
         timeout=timeout,
     )
@@ -124,9 +121,6 @@ def _image(block: ImageBlock) -> ImagePart:
 
 
 def _result(block: ToolResultBlock) -> tuple[Part, ...]:
-    content: str | Sequence[ContentBlock] = block.content
-    if isinstance(content, str):
-        return (ToolResultPart(content, call_id=block.tool_use_id),)
-    text = "".join(part.text for part in content if isinstance(part, TextBlock))
-    images = [_image(part) for part in content if isinstance(part, ImageBlock)]
-    return (*images, ToolResultPart(text, call_id=block.tool_use_id))
+    content = block.content
+    parts = [TextPart(content)] if isinstance(content, str) else [_part(part) for part in content]
+    return tool_result(parts, block.tool_use_id)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from engineroom.errors import MessageError
-from engineroom.server.convert.conversation import refuse_tools, template_switches, with_effort
-from engineroom.server.convert.sampling import drawing_options, given
+from engineroom.server.convert.conversation import refuse_tools, template_switches, tool_result, with_effort
+from engineroom.server.convert.sampling import drawing_options, given, of_schema
 from engineroom.server.wire.responses import (
     Content,
     ConversationFields,
@@ -32,7 +32,6 @@ from engineroom.types import (
     ReasoningPart,
     TextPart,
     ToolCallPart,
-    ToolResultPart,
 )
 
 NAMES: Mapping[str, str] = {
@@ -80,7 +79,7 @@ def _format(body: ResponsesRequest) -> dict[str, Any] | None:
     if wanted is None:
         return None
     if isinstance(wanted, SchemaFormat):
-        return {"type": "json_schema", "json_schema": {"schema": wanted.schema_}}
+        return of_schema(wanted.schema_)
     return {"type": wanted.type}
 
 
@@ -128,8 +127,7 @@ def _add(turns: _Turns, item: Item, place: str) -> None:
             call = ToolCallPart(item.name, _arguments(item.arguments, place), item.call_id)
             turns.go_on([call], after=(ReasoningPart, TextPart, ToolCallPart))
         case FunctionCallOutput():
-            *media, text = _parts(item.output, f"{place}.output", one_text=True)
-            turns.add("tool", [*media, ToolResultPart(cast("TextPart", text).text, call_id=item.call_id)])
+            turns.add("tool", tool_result(_parts(item.output, f"{place}.output"), item.call_id))
         case InputMessage(role="assistant"):
             turns.go_on(_parts(item.content, f"{place}.content"), after=(ReasoningPart,))
         case InputMessage():
@@ -137,20 +135,10 @@ def _add(turns: _Turns, item: Item, place: str) -> None:
             turns.add(role, _parts(item.content, f"{place}.content"))
 
 
-def _parts(content: str | list[Content], place: str, *, one_text: bool = False) -> list[Part]:
-    """
-    Args:
-        one_text: the texts come last, as one.
-    """
-    parts: list[Part] = (
-        [TextPart(content)]
-        if isinstance(content, str)
-        else [_part(part, f"{place}[{i}]") for i, part in enumerate(content)]
-    )
-    if not one_text:
-        return parts
-    media = [part for part in parts if not isinstance(part, TextPart)]
-    return [*media, TextPart("".join(part.text for part in parts if isinstance(part, TextPart)))]
+def _parts(content: str | list[Content], place: str) -> list[Part]:
+    if isinstance(content, str):
+        return [TextPart(content)]
+    return [_part(part, f"{place}[{i}]") for i, part in enumerate(content)]
 
 
 def _part(part: Content, place: str) -> Part:

@@ -93,6 +93,11 @@ def response_format(body: SamplingFields) -> dict[str, Any] | None:
     return said[0][1] if said else None
 
 
+def of_schema(schema: Any) -> dict[str, Any]:
+    """The ``response_format`` of a JSON schema."""
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
+
+
 def _structured(wanted: Mapping[str, Any]) -> dict[str, Any]:
     named = {name: value for name, value in wanted.items() if value is not None}
     if len(named) != 1:
@@ -107,7 +112,7 @@ def _structured(wanted: Mapping[str, Any]) -> dict[str, Any]:
 def _format(kind: str, value: Any, field: str) -> dict[str, Any]:
     match kind:
         case "json":
-            return {"type": "json_schema", "json_schema": {"schema": _schema(value, field)}}
+            return of_schema(_schema(value, field))
         case "json_object" if value is True:
             return {"type": "json_object"}
         case "regex":

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engineroom.server.answers import counted
-from engineroom.server.convert.chat_answer import ChatPieces, Shape, completion
+from engineroom.server.convert.chat_answer import ChatPieces, ChatShape, completion
 from engineroom.server.convert.conversation import chat_options
 from engineroom.server.convert.logprobs import LogprobWriter
 from engineroom.server.rendering import rendered
@@ -28,11 +28,9 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
     model = service.model
     ticket.model, adapter = service.chosen(body.model)
     options = chat_options(body, adapter, service.timeout(body.timeout), model.engine.name)
-    known_early = body.return_token_ids or (
-        body.stream_options and body.stream_options.continuous_usage_stats
-    )
+    known_early = body.return_token_ids or body.wants_running_usage
     ticket.answer_id = f"chatcmpl-{ticket.id}"
-    shape = Shape.of(
+    shape = ChatShape.of(
         body,
         id=ticket.answer_id,
         created=ticket.created,

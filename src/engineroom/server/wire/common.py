@@ -172,6 +172,16 @@ class SamplingFields(DrawingFields):
         None, description='vLLM: in log-probabilities, tokens as "token_id:7".'
     )
 
+    @property
+    def wants_usage(self) -> bool:
+        """The token counts are to come in a stream's last event."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def wants_running_usage(self) -> bool:
+        """The counts so far are to come in each event; asked for alone, it asks for nothing."""
+        return self.wants_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
 
 NEUTRAL = "it has no meaning here"
 

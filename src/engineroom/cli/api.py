@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import signal
-import sys
-import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engineroom.cli.api_run import serve
 from engineroom.cli.command import JsonFlag, settings_of
 from engineroom.cli.console import print_json_line
-from engineroom.cli.ending import silence
 from engineroom.errors import EngineNotInstalledError
 
 if TYPE_CHECKING:
     from engineroom.config import Arguments
-    from engineroom.server.lifecycle import RunningServer
-    from engineroom.server.settings import Origin, ServerSettings
+    from engineroom.server.settings import Origin
 
 EXAMPLES = """\
 engineroom api
@@ -125,21 +120,18 @@ def api(
 
     Ctrl-C or SIGTERM: nothing new is taken, and answers in progress have --shutdown-timeout to end. Again: at once.
     """
-    flags: dict[str, Any] = {
-        name: value
-        for name, value in locals().items()
-        if name not in ("context", "config", "print_config", "as_json")
-    }
+    options = dict(locals())  # of which ``resolve`` takes those that are settings of the server
     _require_libraries()
+    from engineroom.config import parse_arguments
     from engineroom.server.settings import resolve
 
     values, own = _divided(context, config or [])
-    settings, origins = resolve(flags, own)
-    arguments = _arguments(values)
+    settings, origins = resolve(options, own)
+    arguments = parse_arguments(values)
     if print_config:
         _print_config([*origins, *_of_model(arguments, values)], as_json=as_json)
         return 0
-    return _serve(settings, arguments, as_json=as_json)
+    return serve(settings, arguments, as_json=as_json)
 
 
 def _require_libraries() -> None:
@@ -165,12 +157,6 @@ def _divided(context: typer.Context, files: list[Path]) -> tuple[dict[str, Any],
     values.update(settings_of(context).values())
     own = {name: values.pop(name) for name in ServerSettings.model_fields if name in values}
     return values, own
-
-
-def _arguments(values: Mapping[str, Any]) -> Arguments:
-    from engineroom.config import parse_arguments
-
-    return parse_arguments(values)
 
 
 def _of_model(arguments: Arguments, given: Mapping[str, Any]) -> Iterator[Origin]:
@@ -199,110 +185,3 @@ def _shown(origin: Origin) -> Any:
     if origin.name == "hf_hub_token" and value:
         return "set"
     return str(value) if isinstance(value, Path) else value
-
-
-def _serve(settings: ServerSettings, arguments: Arguments, *, as_json: bool) -> int:
-    """Listens first, so that a taken port is known before a model is loaded, and health answers meanwhile."""
-    from engineroom.bridge import Bridge
-    from engineroom.cli.loading import load_model, print_note
-    from engineroom.server.app import create_app
-    from engineroom.server.lifecycle import RunningServer
-    from engineroom.server.logs import configure_logs
-    from engineroom.server.spans import export_spans
-
-    with _lenient_stderr():
-        configure_logs(settings)
-        if note := export_spans():
-            print_note(note)
-        bridge = Bridge("engineroom-server")
-        try:
-            server = RunningServer(create_app(None, settings, bridge), settings)
-            serving = bridge.submit(server.serve())
-            with _signals(bridge, server), load_model(arguments, bridge) as model:
-                server.service.loaded = model
-                try:
-                    _greet(server, as_json=as_json)
-                    serving.result()
-                finally:
-                    server.service.loaded.close()  # another one than ``model``, if it was switched
-        finally:
-            bridge.close()
-    return 0
-
-
-class _Lenient:
-    """A text stream whose writes never fail."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with suppress(OSError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-@contextmanager
-def _lenient_stderr() -> Generator[None, None, None]:
-    """A full disk, or a pipe whose reader has gone, costs a server its log, and not its life."""
-    stream = sys.stderr
-    with redirect_stderr(cast("TextIO", _Lenient(stream))):
-        yield
-    try:
-        stream.flush()
-    except OSError:
-        silence(stream)
-
-
-def _greet(server: RunningServer, *, as_json: bool) -> None:
-    service = server.service
-    if as_json:
-        print_json_line({"url": f"{server.url}/v1", "models": list(service.base_names)})
-        return
-    name = service.base_names[0]
-    key = "$ENGINEROOM_API_KEY" if server.settings.keys else ""
-    authorization = f' \\\n  -H "Authorization: Bearer {key}"' if key else ""
-    imports, python_key = ("import os\n", 'os.environ["ENGINEROOM_API_KEY"]') if key else ("", '"-"')
-    print(
-        f"""\
-{name} answers at {server.url}/v1
-
-curl {server.url}/v1/chat/completions{authorization} -H "Content-Type: application/json" \\
-  -d '{{"model": "{name}", "messages": [{{"role": "user", "content": "What is 7 plus 5?"}}]}}'
-
-{imports}from openai import OpenAI
-client = OpenAI(base_url="{server.url}/v1", api_key={python_key})
-print(client.responses.create(model="{name}", input="What is 7 plus 5?").output_text)
-
-Anthropic's clients go to {server.url}
-""",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-@contextmanager
-def _signals(bridge: Any, server: RunningServer) -> Generator[None, None, None]:
-    """The first SIGINT or SIGTERM lets answers end, the second does not. While the model loads, either ends it all."""
-
-    def stop(number: int, frame: object) -> None:
-        if server.service.loaded is None:
-            raise KeyboardInterrupt
-        bridge.call_soon(server.stop)
-
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

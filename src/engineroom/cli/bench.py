@@ -110,21 +110,9 @@ def bench(
         timeout=timeout,
     )
     _check_writable(save)
-    if server is not None:
-        refuse_settings_of_server(context)
-        result = _of_server(server, plan, pid)
-    else:
-        if pid is not None:
-            raise ArgumentError("--pid without --url", why="an engine that runs here is measured anyway")
-        result = _of_engine(settings_of(context).arguments(), plan)
-    if save is not None:
-        save.write_text(json.dumps(result.as_json(records=True), ensure_ascii=False) + "\n", encoding="utf-8")
-    for note in result.notes:
-        print_note(note)
-    if as_json:
-        print_json(result.as_json())
-    else:
-        _show(result)
+    result = _measured(context, server, plan, pid)
+    _save(result, save)
+    _tell(result, as_json=as_json)
     return FAILED if result.failed else 0
 
 
@@ -172,6 +160,19 @@ def _check_writable(file: Path | None) -> None:
 
 
 # --- measuring --------------------------------------------------------------------------------------------------
+
+
+def _measured(context: typer.Context, server: ServerAddress | None, plan: Plan, pid: int | None) -> Result:
+    """
+    Raises:
+        ArgumentError: an option belongs to the other kind of target.
+    """
+    if server is not None:
+        refuse_settings_of_server(context)
+        return _of_server(server, plan, pid)
+    if pid is not None:
+        raise ArgumentError("--pid without --url", why="an engine that runs here is measured anyway")
+    return _of_engine(settings_of(context).arguments(), plan)
 
 
 def _of_engine(arguments: Arguments, plan: Plan) -> Result:
@@ -222,7 +223,22 @@ def _bar() -> Generator[Callable[[Level, int, int], None], None, None]:
         yield progress
 
 
-# --- for people -------------------------------------------------------------------------------------------------
+# --- what is told -----------------------------------------------------------------------------------------------
+
+
+def _save(result: Result, file: Path | None) -> None:
+    if file is not None:
+        text = json.dumps(result.as_json(records=True), ensure_ascii=False)
+        file.write_text(f"{text}\n", encoding="utf-8")
+
+
+def _tell(result: Result, *, as_json: bool) -> None:
+    for note in result.notes:
+        print_note(note)
+    if as_json:
+        print_json(result.as_json())
+    else:
+        _show(result)
 
 
 def _show(result: Result) -> None:

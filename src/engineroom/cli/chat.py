@@ -60,28 +60,16 @@ def chat(
     With --json, one object: text, reasoning, finish_reason, usage, timings, model, engine.
     """
     from engineroom.cli.home import history_wanted
-    from engineroom.cli.loading import print_note
     from engineroom.cli.one_shot import answer_as_json, answer_once, read_prompt
 
     text = read_prompt(prompt)
-    if text is None and as_json:
-        raise ArgumentError(
-            "--json needs a prompt", why="a conversation is not one answer", fix="add -p TEXT"
-        )
     keep = history and history_wanted()
-    if resume and not keep:
-        raise ArgumentError(
-            "there is nothing to go on with",
-            why="the history is off",
-            fix="leave -c out, or turn the history on",
-        )
+    _check_options(text, keep=keep, resume=resume, as_json=as_json)
     with ExitStack() as stack:
         store = _open_store(stack) if keep and (text is None or resume) else None
-        kept = store.last() if store is not None and resume else None
-        if resume and kept is None:
-            print_note("there is no conversation to go on with yet; this is a new one")
+        kept = _last(store) if resume else None
         arguments = _arguments(settings_of(context), model, kept)
-        _check(arguments, as_json)
+        _check_arguments(arguments, as_json=as_json)
         began = time.perf_counter()
         session = _session(stack, arguments, system, store, kept)
         if text is None:
@@ -89,6 +77,23 @@ def chat(
         if as_json:
             return answer_as_json(session, text, time.perf_counter() - began)
         return answer_once(session, text)
+
+
+def _check_options(text: str | None, *, keep: bool, resume: bool, as_json: bool) -> None:
+    """
+    Raises:
+        ArgumentError: two of the options contradict each other.
+    """
+    if text is None and as_json:
+        raise ArgumentError(
+            "--json needs a prompt", why="a conversation is not one answer", fix="add -p TEXT"
+        )
+    if resume and not keep:
+        raise ArgumentError(
+            "there is nothing to go on with",
+            why="the history is off",
+            fix="leave -c out, or turn the history on",
+        )
 
 
 def _open_store(stack: ExitStack) -> ConversationStore | None:
@@ -103,6 +108,16 @@ def _open_store(stack: ExitStack) -> ConversationStore | None:
         return None
 
 
+def _last(store: ConversationStore | None) -> Conversation | None:
+    """The conversation to go on with; None, and a word about it, if there is none."""
+    from engineroom.cli.loading import print_note
+
+    kept = store.last() if store is not None else None
+    if kept is None:
+        print_note("there is no conversation to go on with yet; this is a new one")
+    return kept
+
+
 def _arguments(settings: Settings, model: str | None, kept: Conversation | None) -> Arguments:
     """A resumed conversation brings its model's arguments, unless another model is named."""
     if kept is not None and model is None and "model_name_or_path" not in settings.values():
@@ -110,8 +125,11 @@ def _arguments(settings: Settings, model: str | None, kept: Conversation | None)
     return settings.arguments(model_name_or_path=model)
 
 
-def _check(arguments: Arguments, as_json: bool) -> None:
-    """Refuses what would be computed and not shown."""
+def _check_arguments(arguments: Arguments, *, as_json: bool) -> None:
+    """
+    Raises:
+        ArgumentError: something would be computed and not shown.
+    """
     if arguments.n is not None and arguments.n > 1:
         raise ArgumentError(
             f"n={arguments.n} can't be had here",

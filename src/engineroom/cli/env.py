@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -26,6 +27,9 @@ engineroom env vllm_python=/opt/vllm/bin/python    look for vLLM in another Pyth
 engineroom env install sglang    make the environment of its own that SGLang needs (gigabytes, minutes)
 engineroom env install sglang --dry-run
 """
+
+CapabilityRows: TypeAlias = Mapping[str, Mapping[str, str]]
+
 _STYLES = {"ready": GREEN, "missing": YELLOW}
 
 
@@ -76,25 +80,37 @@ def env(
             "--build, --folder, --recreate and --dry-run belong to install",
             fix="engineroom env install sglang",
         )
-    from engineroom.engines import registry
-    from engineroom.environment import capability_rows, inspect, torch_devices
+    from engineroom.environment import capability_rows, torch_devices
 
-    python_arguments = [spec.python_argument for spec in registry.engines().values() if spec.python_argument]
-    refuse_settings(context, "env", allowed=python_arguments)
-    here = inspect({name: str(value) for name, value in settings_of(context).values().items()})
+    here = _inspected(context)
     found = torch_devices() if devices else None
+    rows = capability_rows() if capabilities else None
     if as_json:
-        shown = _as_json(here)
-        shown |= {"capabilities": capability_rows()} if capabilities else {}
-        shown |= {"devices": found} if found is not None else {}
-        print_json(shown)
-        return 0
-    _show_place(here, found)
+        print_json(_as_json(here, found, rows))
+    else:
+        _show(here, found, rows)
+    return 0
+
+
+def _inspected(context: typer.Context) -> Environment:
+    """
+    Raises:
+        ArgumentError: settings were given that are no engine's interpreter.
+    """
+    from engineroom.engines import registry
+    from engineroom.environment import inspect
+
+    pythons = [spec.python_argument for spec in registry.engines().values() if spec.python_argument]
+    refuse_settings(context, "env", allowed=pythons)
+    return inspect({name: str(value) for name, value in settings_of(context).values().items()})
+
+
+def _show(here: Environment, devices: tuple[str, ...] | None, rows: CapabilityRows | None) -> None:
+    _show_place(here, devices)
     _show_engines(here.engines)
     _show_rest(here)
-    if capabilities:
-        _show_capabilities(capability_rows())
-    return 0
+    if rows is not None:
+        _show_capabilities(rows)
 
 
 def _show_place(here: Environment, devices: tuple[str, ...] | None) -> None:
@@ -138,7 +154,7 @@ def _show_rest(here: Environment) -> None:
         print(columns(list(here.variables.items())))
 
 
-def _show_capabilities(rows: dict[str, dict[str, Any]]) -> None:
+def _show_capabilities(rows: CapabilityRows) -> None:
     _head("capabilities")
     engines = list(next(iter(rows.values())))
     print(columns([("", *engines), *((name, *(by[e] for e in engines)) for name, by in rows.items())]))
@@ -150,9 +166,17 @@ def _head(title: str) -> None:
     print(f"\n{paint(title, BOLD, sys.stdout)}")
 
 
-def _as_json(here: Environment) -> dict[str, Any]:
+def _as_json(
+    here: Environment, devices: tuple[str, ...] | None, rows: CapabilityRows | None
+) -> dict[str, Any]:
     rest = dataclasses.asdict(here)
     version, python, executable = (rest.pop(name) for name in ("version", "python", "executable"))
     for model in rest["models"]:
         model["path"] = str(model["path"])
-    return {"engineroom": version, "python": {"version": python, "executable": executable}, **rest}
+    asked = {"capabilities": rows, "devices": devices}
+    return {
+        "engineroom": version,
+        "python": {"version": python, "executable": executable},
+        **rest,
+        **{name: value for name, value in asked.items() if value is not None},
+    }

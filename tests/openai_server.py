@@ -91,6 +91,9 @@ def running(
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = (
+        True  # else each answer waits 40 ms for the client's delayed acknowledgement of its head
+    )
 
     @property
     def office(self) -> OpenAIServer:

@@ -75,7 +75,7 @@ def test_an_engine_that_raises_is_heard_of(error: Exception, path: str, stream: 
     with served(raising(error)) as server:
         body = {"messages": HI} if path == CHAT else {"prompt": "hi"}
         began = time.monotonic()
-        answer = httpx.post(server.url + path, json={**body, "stream": stream})
+        answer = server.post(path, json={**body, "stream": stream})
         assert time.monotonic() - began < 2
         assert answer.status_code == 500
         assert error_of(answer)["type"] == "server_error"
@@ -90,7 +90,7 @@ def test_a_failure_in_mid_stream_is_one_error_and_one_end(path: str, n: int) -> 
     with served(replies) as server:
         body = {"messages": HI} if path == CHAT else {"prompt": "hi"}
         more = {"stream": True, "n": n, "stream_options": {"include_usage": True}}
-        answer = httpx.post(server.url + path, json={**body, **more})
+        answer = server.post(path, json={**body, **more})
         assert answer.status_code == 200
         assert answer.text.count("[DONE]") == 1
         *pieces, last = read_events(answer.text)
@@ -121,28 +121,28 @@ def test_a_dead_engine_fails_all_is_not_ready_and_can_be_restarted(
         results: list[httpx.Response] = []
 
         def ask() -> None:
-            results.append(httpx.post(server.url + CHAT, json={"messages": HI}))
+            results.append(server.post(CHAT, json={"messages": HI}))
 
         neighbour = threading.Thread(target=ask)
         neighbour.start()
         assert waits.paused.wait(10)
         began = time.monotonic()
-        first = httpx.post(server.url + CHAT, json={"messages": HI, "stream": True})
+        first = server.post(CHAT, json={"messages": HI, "stream": True})
         assert read_events(first.text)[-1]["error"]["code"] == "engine_dead"
         waits.resume.set()
         neighbour.join()
-        after = httpx.post(server.url + CHAT, json={"messages": HI, "stream": True})
+        after = server.post(CHAT, json={"messages": HI, "stream": True})
         assert time.monotonic() - began < 2
         for answer in (*results, after):
             assert (answer.status_code, error_of(answer)["code"]) == (503, "engine_dead")
             assert answer.headers["retry-after"]
-        assert httpx.get(server.url + "/health").status_code == 200
-        ready = httpx.get(server.url + "/ready")
+        assert server.get("/health").status_code == 200
+        ready = server.get("/ready")
         assert (ready.status_code, ready.json()["status"]) == (503, "dead")
-        assert "engineroom_ready 0.0" in httpx.get(server.url + "/metrics").text
+        assert "engineroom_ready 0.0" in server.get("/metrics").text
         assert sum("the scripted engine died" in (r.exc_text or str(r.exc_info)) for r in caplog.records) == 1
         model.restart()
-        assert httpx.get(server.url + "/ready").json() == {"status": "ready"}
+        assert server.get("/ready").json() == {"status": "ready"}
         the_next_request_succeeds(server)
         server.close()
     bridge.close()
@@ -152,15 +152,15 @@ def test_an_engine_that_stands_still_is_not_ready_until_it_goes_on() -> None:
     limit = 0.3
     waits = Reply("Hello", pause_at=2)
     with served([waits, "next"], stall_timeout=limit) as server:
-        assert httpx.get(server.url + "/ready").json() == {"status": "ready"}
+        assert server.get("/ready").json() == {"status": "ready"}
         connection = raw(server, chat_bytes(stream=True))
         assert waits.paused.wait(10)
         began = time.monotonic()
-        wait_for(lambda: httpx.get(server.url + "/ready").status_code == 503, limit + 1)
+        wait_for(lambda: server.get("/ready").status_code == 503, limit + 1)
         assert time.monotonic() - began < limit + 1
-        assert httpx.get(server.url + "/ready").json() == {"status": "stalled"}
+        assert server.get("/ready").json() == {"status": "stalled"}
         waits.resume.set()
-        wait_for(lambda: httpx.get(server.url + "/ready").status_code == 200, 2)
+        wait_for(lambda: server.get("/ready").status_code == 200, 2)
         connection.close()
         the_next_request_succeeds(server)
         assert server.model.load.still == 0
@@ -208,9 +208,7 @@ def test_while_a_long_prompt_is_read_others_are_served(monkeypatch: pytest.Monke
         monkeypatch.setattr(server.model.renderer, "render", slowly)
         results: list[httpx.Response] = []
         body = {"messages": said("x" * 30_000)}
-        thread = threading.Thread(
-            target=lambda: results.append(httpx.post(server.url + CHAT, json=body, timeout=30))
-        )
+        thread = threading.Thread(target=lambda: results.append(server.post(CHAT, json=body, timeout=30)))
         thread.start()
         assert reading.wait(10)
         began = time.monotonic()
@@ -242,6 +240,7 @@ def test_somebody_who_waits_for_a_slow_stream_has_its_first_piece_before_its_end
 # --- many ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_of_1280_at_once_those_that_fit_are_served_and_the_others_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -283,6 +282,7 @@ def test_of_1280_at_once_those_that_fit_are_served_and_the_others_told(
         the_next_request_succeeds(server)
 
 
+@pytest.mark.slow
 def test_1280_at_once_on_an_engine_that_is_slow_but_well() -> None:
     with served(["next"], arguments={"max_concurrent": 4, "max_queue": 2000}) as server:
 
@@ -291,10 +291,11 @@ def test_1280_at_once_on_an_engine_that_is_slow_but_well() -> None:
             return Counter(status for status, *_ in answers)
 
         assert asyncio.run(run()) == {200: 1280}
-        assert httpx.get(server.url + "/ready").json() == {"status": "ready"}
+        assert server.get("/ready").json() == {"status": "ready"}
         the_next_request_succeeds(server)
 
 
+@pytest.mark.slow
 def test_after_1000_mixed_requests_all_is_as_before() -> None:
     def script(prompt: Prompt, params: SamplingParams) -> str | Reply:
         if "fails" in prompt.text:
@@ -370,5 +371,5 @@ def test_a_dead_engine_is_told_apart_from_a_failed_request() -> None:
     with served([Reply("x", die=True)]) as server:
         with pytest.raises(EngineDeadError):
             server.model.chat("hi")
-        assert httpx.get(server.url + "/ready").json() == {"status": "dead"}
-        assert httpx.get(server.url + "/health").json() == {"status": "ok"}
+        assert server.get("/ready").json() == {"status": "dead"}
+        assert server.get("/health").json() == {"status": "ok"}

@@ -72,7 +72,7 @@ def test_a_client_that_leaves_frees_its_place(stream: bool, caplog: pytest.LogCa
         connection.close()
         wait_for(lambda: server.engine.cancelled == 1)
         wait_for(lambda: not server.model.load.running and not server.service.tickets.live)
-        answer = httpx.post(server.url + CHAT, json={"messages": HI})
+        answer = server.post(CHAT, json={"messages": HI})
         assert answer.json()["choices"][0]["message"]["content"] == "next"
         assert server.service.tickets.totals.left == 1
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
@@ -99,7 +99,7 @@ def test_a_client_that_does_not_read_is_left_and_holds_nobody(monkeypatch: pytes
     with served(["x" * 60_000, "next"], engine={"context_length": 100_000}, write_timeout=0.3) as server:
         connection = raw(server, chat_bytes(stream=True), receive_buffer=4096)
         wait_for(lambda: any(t.sending_since for t in server.service.tickets.live.values()))
-        answer = httpx.post(server.url + CHAT, json={"messages": HI})
+        answer = server.post(CHAT, json={"messages": HI})
         assert answer.json()["choices"][0]["message"]["content"] == "next"
         wait_for(lambda: server.engine.cancelled == 1 and not server.service.tickets.live)
         connection.close()
@@ -127,14 +127,12 @@ def test_a_live_request_keeps_its_id_to_itself() -> None:
         results: list[httpx.Response] = []
 
         def ask() -> None:
-            results.append(
-                httpx.post(server.url + CHAT, json={"messages": HI}, headers={"x-request-id": "mine"})
-            )
+            results.append(server.post(CHAT, json={"messages": HI}, headers={"x-request-id": "mine"}))
 
         thread = threading.Thread(target=ask)
         thread.start()
         assert slow.paused.wait(10)
-        second = httpx.post(server.url + CHAT, json={"messages": HI}, headers={"x-request-id": "mine"})
+        second = server.post(CHAT, json={"messages": HI}, headers={"x-request-id": "mine"})
         slow.resume.set()
         thread.join()
     assert (second.status_code, error_of(second)["code"]) == (400, "duplicate_request_id")
@@ -161,7 +159,7 @@ def test_nonsense_and_too_much_are_refused(data: bytes, status: int, code: str) 
         head, _, body = all_of(raw(server, data)).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 %d " % status)
         assert json.loads(body)["error"]["code"] == code
-        assert httpx.get(server.url + "/health").status_code == 200
+        assert server.get("/health").status_code == 200
 
 
 def test_who_does_not_finish_his_request_is_left() -> None:
@@ -180,7 +178,7 @@ def test_a_body_in_many_pieces_is_counted() -> None:
             yield b" " * 1000
 
     with served(["x"], max_body=1.0) as server:
-        answer = httpx.post(server.url + CHAT, content=pieces(), headers={"Content-Type": "application/json"})
+        answer = server.post(CHAT, content=pieces(), headers={"Content-Type": "application/json"})
         assert (answer.status_code, error_of(answer)["code"]) == (413, "body_too_large")
 
 

@@ -84,11 +84,11 @@ def server(engines: type[MadeEngine]) -> Generator[Served, None, None]:
 
 
 def post(server: Served, path: str, body: dict[str, Any]) -> httpx.Response:
-    return httpx.post(server.url + path, json=body, headers=ROOT, timeout=30)
+    return server.post(path, json=body, headers=ROOT, timeout=30)
 
 
 def get(server: Served, path: str) -> httpx.Response:
-    return httpx.get(server.url + path, headers=ROOT, timeout=30)
+    return server.get(path, headers=ROOT, timeout=30)
 
 
 def switch(server: Served, arguments: dict[str, Any] | None = None, **options: Any) -> httpx.Response:
@@ -144,7 +144,7 @@ def test_the_old_model_serves_until_the_new_one_does(server: Served, engines: ty
     engines.held = threading.Event()
     with meanwhile(switch, server) as switching:
         try:
-            state = until(server, "loading")
+            state = until(server, "loading", "reading the script")
             assert (state["loading"], state["share"]) == ("reading the script", 0.5)
             assert said(server) == "engine 1"
             assert get(server, "/ready").status_code == 200

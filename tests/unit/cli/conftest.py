@@ -1,13 +1,16 @@
-"""The program in this process, with a home of its own and nothing on standard input."""
+"""The program in this process, with a home of its own and nothing on standard input; and chats without a terminal."""
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from talking import Chat, Making
 
 from engineroom.cli.app import run
+from engineroom.cli.store import ConversationStore
 
 
 class Terminal(io.StringIO):
@@ -33,3 +36,23 @@ def program(
         return code, captured.out, captured.err
 
     return start
+
+
+@pytest.fixture
+def make() -> Generator[Making, None, None]:
+    """Makes chats, which are closed when the test has ended."""
+    chats: list[Chat] = []
+
+    def make(*replies: Any, **options: Any) -> Chat:
+        chats.append(Chat(*replies, **options))
+        return chats[-1]
+
+    yield make
+    for chat in chats:
+        chat.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Generator[ConversationStore, None, None]:
+    with ConversationStore.open(tmp_path / "c.sqlite") as store:
+        yield store

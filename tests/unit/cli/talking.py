@@ -55,5 +55,9 @@ class Chat:
         self.session.model.close()
 
 
+Making = Callable[..., Chat]
+"""Makes a chat, of what :class:`Chat` takes."""
+
+
 def drain(answer: Answer) -> str:
     return "".join(delta.text for delta in answer)

@@ -1,12 +1,11 @@
 """Every slash command, as a user types it."""
 
 import json
-from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from talking import THINKING_TEMPLATE, Chat
+from talking import THINKING_TEMPLATE, Making
 
 from engineroom import ChatModel, Prompt, Reply, SamplingParams, ScriptedEngine
 from engineroom.cli.conversation import Said
@@ -22,27 +21,6 @@ from engineroom.errors import (
     ParameterError,
     UnsupportedError,
 )
-
-Making = Callable[..., Chat]
-
-
-@pytest.fixture
-def make() -> Generator[Making, None, None]:
-    chats: list[Chat] = []
-
-    def make(*replies: Any, **options: Any) -> Chat:
-        chats.append(Chat(*replies, **options))
-        return chats[-1]
-
-    yield make
-    for chat in chats:
-        chat.close()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Generator[ConversationStore, None, None]:
-    with ConversationStore.open(tmp_path / "c.sqlite") as store:
-        yield store
 
 
 def rows(outcome: Any) -> dict[str, tuple[str, ...]]:

@@ -1,38 +1,15 @@
 """The state of a chat, without a terminal."""
 
-from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from talking import THINKING_TEMPLATE, Chat, drain
+from talking import THINKING_TEMPLATE, Making, drain
 
 from engineroom import ChatModel, Reply, ScriptedEngine
 from engineroom.cli.conversation import Conversation, Said
 from engineroom.cli.store import ConversationStore
 from engineroom.cli.terminal.session import can_go_on
 from engineroom.errors import EngineroomError, GenerationError, HistoryError, PromptTooLongError
-
-Making = Callable[..., Chat]
-
-
-@pytest.fixture
-def make() -> Generator[Making, None, None]:
-    chats: list[Chat] = []
-
-    def make(*replies: Any, **options: Any) -> Chat:
-        chats.append(Chat(*replies, **options))
-        return chats[-1]
-
-    yield make
-    for chat in chats:
-        chat.close()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Generator[ConversationStore, None, None]:
-    with ConversationStore.open(tmp_path / "c.sqlite") as store:
-        yield store
 
 
 def kept(store: ConversationStore) -> Conversation:

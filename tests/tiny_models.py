@@ -1,7 +1,8 @@
 """Tiny random checkpoints, saved as Transformers saves real ones, with the shipped tokenizer and chat template.
 
 What is tested against Transformers needs no model that knows anything; it needs one whose logits differ enough from
-each other that nothing hangs on rounding.
+each other that nothing hangs on rounding. They are smaller than those of the conformance suite, which every engine has
+to take.
 """
 
 import json
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     Qwen3Config,
@@ -18,9 +18,8 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
-from engineroom import demo
+from engineroom.testing import models
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 END, PAD = 1017, 1015  # <|im_end|>, <|endoftext|>
 
 
@@ -45,8 +44,7 @@ def config(**changes: Any) -> Qwen3Config:
 
 def save(model: Any, folder: Path, **generation_config: Any) -> Path:
     model.save_pretrained(folder)
-    for name in TOKENIZER_FILES:
-        shutil.copy(Path(str(demo.resolve("demo"))) / name, folder / name)
+    models.add_tokenizer(folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": END, **generation_config}))
     return folder
 
@@ -62,19 +60,7 @@ def classifier(folder: Path, seed: int = 0, **changes: Any) -> Path:
 
 
 def lora(base: Path, folder: Path, seed: int, **changes: Any) -> Path:
-    """An adapter that changes its base a good deal."""
-    torch.manual_seed(seed)
-    options: dict[str, Any] = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj", "down_proj"]}
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base),
-        LoraConfig(task_type="CAUSAL_LM", **{**options, **changes}),
-    )
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_" in name:
-                weight.normal_(std=0.3)
-    model.save_pretrained(str(folder))
-    return folder
+    return models.lora(base, folder, seed, **{"target_modules": ["q_proj", "v_proj", "down_proj"], **changes})
 
 
 def reference(folder: Path) -> Any:

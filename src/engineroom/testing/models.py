@@ -70,14 +70,15 @@ def with_a_hole(base: Path, folder: Path) -> Path:
     return folder
 
 
-def lora(base: Path, folder: Path, seed: int) -> Path:
-    """An adapter that changes its base a good deal."""
+def lora(base: Path, folder: Path, seed: int, **changes: Any) -> Path:
+    """An adapter that changes its base a good deal. ``changes`` are those of its ``LoraConfig``."""
     import peft
     import torch
     from transformers import AutoModelForCausalLM
 
     _seed(seed)
-    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+    options: dict[str, Any] = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
+    config = peft.LoraConfig(task_type="CAUSAL_LM", **{**options, **changes})
     load = cast("Any", AutoModelForCausalLM).from_pretrained
     model = cast("Any", peft).get_peft_model(load(base), config)
     with torch.no_grad():
@@ -86,6 +87,12 @@ def lora(base: Path, folder: Path, seed: int) -> Path:
                 weight.normal_(std=0.3)
     model.save_pretrained(str(folder))
     return folder
+
+
+def add_tokenizer(folder: Path) -> None:
+    """The shipped tokenizer and chat template, beside a model's weights."""
+    for name in _TOKENIZER_FILES:
+        shutil.copy(_demo() / name, folder / name)
 
 
 def _seed(seed: int) -> None:
@@ -126,8 +133,7 @@ def _config(sparse: bool = False, **changes: Any) -> Any:
 
 def _save(model: Any, folder: Path) -> None:
     model.save_pretrained(folder)
-    for name in _TOKENIZER_FILES:
-        shutil.copy(_demo() / name, folder / name)
+    add_tokenizer(folder)
     _generation_config(folder, [model.config.eos_token_id])
 
 

@@ -1,6 +1,10 @@
 """The conformance suite on vLLM."""
 
+import pytest
+
 from engineroom.testing import EngineConformance
+
+pytestmark = pytest.mark.slow
 
 
 class TestVllm(EngineConformance):

@@ -420,6 +420,7 @@ def spoilt(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return name, draw(st.dictionaries(st.sampled_from(KEYS[name]), JSON, max_size=4))
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(spoilt(), min_size=1, max_size=3), st.booleans())
 def test_whatever_the_files_hold_it_is_a_diagnosis_or_a_model_error(

@@ -187,6 +187,7 @@ async def test_half_characters_are_any_token_and_the_text_decides() -> None:
     assert "not all tokens were seen of 3 of 3" in drawn.notes["sampled answers"]
 
 
+@pytest.mark.slow
 async def test_two_servers() -> None:
     assert compare(await there(), await there()).agrees
     assert compare(await there(**BLIND), await there(**BLIND)).agrees

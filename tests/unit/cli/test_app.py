@@ -213,6 +213,7 @@ def test_half_a_character_is_named_in_the_error(program: Run, more: list[str]) -
     assert not more or json.loads(err.splitlines()[-1])["error"]["what"]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["render", "doctor", "env", "logs", "settings", "chta", "--json"]), WORDS)
 def test_whatever_is_typed_the_end_is_orderly(program: Run, command: str, words: list[str]) -> None:

@@ -86,6 +86,7 @@ def test_a_server_is_the_second_side(program: Run) -> None:
     assert (shown["second"]["engine"], shown["second"]["dtype"]) == (server.url, None)
 
 
+@pytest.mark.slow
 def test_a_server_is_the_first_side(program: Run) -> None:
     with openai_server.running(extras="refused") as server, openai_server.running() as other:
         for second in (SCRIPTED, server.url, other.url):

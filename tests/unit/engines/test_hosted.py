@@ -344,6 +344,7 @@ def test_a_host_that_hangs_is_killed(mortal: ChatModel, monkeypatch: pytest.Monk
     assert not process.is_running()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forked", [False, True])
 def test_it_ends_when_its_parent_is_killed(python: Path, forked: bool) -> None:
     """A forked copy of the parent holds the wire open; the host must not take it for its parent."""

@@ -64,6 +64,7 @@ params = st.builds(
 # --- frames -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.lists(anything, max_size=5), st.data())
 def test_messages_come_out_whole_however_they_are_cut(messages: list[Any], data: st.DataObject) -> None:
     stream = b"".join(map(encode, messages))

@@ -149,6 +149,7 @@ def test_no_memory_is_pinned_and_no_stream_asked_for(pool: Pool) -> None:
     assert float(kernel(*tokens(3, torch.bfloat16)).float().abs().min()) > 0
 
 
+@pytest.mark.slow
 def test_two_models_of_two_methods_live_side_by_side() -> None:
     """kt-kernel's own wrapper has one reader of weights and one pool of threads for the whole process."""
     asked: dict[str, Any] = {"temperature": 0, "max_new_tokens": 12}
@@ -195,6 +196,7 @@ with ChatModel({"model_name_or_path": "demo-moe", "infer_backend": "ktransformer
 """
 
 
+@pytest.mark.slow
 def test_a_processor_with_avx2_alone_has_fewer_methods_and_says_so() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _ON_AVX2],
@@ -208,6 +210,7 @@ def test_a_processor_with_avx2_alone_has_fewer_methods_and_says_so() -> None:
     assert done.stdout == "The capital of France is Paris.\n"  # and nothing that C++ says
 
 
+@pytest.mark.slow
 def test_subnormal_numbers_stay_what_they_are() -> None:
     """kt-kernel is built with -ffast-math, which turns them off where it is loaded."""
     script = (

@@ -229,6 +229,7 @@ def test_who_can_sleep(device: str, facts: dict[str, Any], says: str) -> None:
     assert bool(says) == bool(sleeping.why_not(loaded(device, Moved(**facts))))
 
 
+@pytest.mark.slow
 def test_the_weights_go_to_the_host_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     emptied: list[bool] = []
     monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: emptied.append(True))

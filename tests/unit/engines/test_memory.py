@@ -50,6 +50,7 @@ print(full - resident())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_freed_memory_is_used_again_and_given_back_when_asked() -> None:
     def run(keep: str, **environment: str) -> tuple[int, int]:

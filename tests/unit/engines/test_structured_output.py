@@ -108,6 +108,7 @@ async def test_a_format_is_compiled_once(compiler: FormatCompiler) -> None:
     assert await compiler.compile(form) is await compiler.compile(form)
 
 
+@pytest.mark.slow
 async def test_what_takes_too_long_is_refused_and_the_next_is_compiled(
     compiler: FormatCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +121,7 @@ async def test_what_takes_too_long_is_refused_and_the_next_is_compiled(
     assert (await compiler.compile(ResponseFormat("regex", "b+"))).text.startswith("root ::=")
 
 
+@pytest.mark.slow
 async def test_a_grammar_that_gets_slower_and_slower_is_refused(compiler: FormatCompiler) -> None:
     hostile = "root ::= (" + " | ".join(f"[a-z]{{1,{i}}}" for i in range(1, 60)) + ")*"
     with pytest.raises(ParameterError, match=r"too ambiguous|too complex"):
@@ -127,6 +129,7 @@ async def test_a_grammar_that_gets_slower_and_slower_is_refused(compiler: Format
     await compiler.compile(ResponseFormat("regex", "c+"))
 
 
+@pytest.mark.slow
 async def test_a_worker_that_was_killed_is_replaced(compiler: FormatCompiler) -> None:
     await compiler.compile(ResponseFormat("regex", "d+"))
     worker = compiler._worker  # pyright: ignore[reportPrivateUsage]
@@ -144,6 +147,7 @@ async def test_without_xgrammar_the_error_says_how_to_get_it(
         await compiler.compile(ResponseFormat("regex", "f+"))
 
 
+@pytest.mark.slow
 def test_xgrammar_is_not_imported_unless_it_is_used() -> None:
     import subprocess
 

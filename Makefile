@@ -19,7 +19,7 @@ test: lint types $(SGLANG)/engineroom.json
 	$(BIN)/pytest
 
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/ruff check --no-cache && $(BIN)/pytest -m "not slow"
+	$(BIN)/ruff check --no-cache && $(BIN)/pytest -m "not slow" -n auto --dist loadfile
 
 test-sglang: $(SGLANG)/engineroom.json
 	$(BIN)/pytest tests/sglang_engine

@@ -155,7 +155,7 @@ def _http(request: Request, error: HTTPException) -> Refusal:
 
 
 def _validation(error: RequestValidationError) -> Refusal:
-    first: dict[str, Any] = dict(error.errors()[0])
+    first, *others = cast("list[dict[str, Any]]", list(error.errors()))
     cause = cast("dict[str, Any]", first.get("ctx") or {}).get("error")
     place = _place(first["loc"][1:])
     if isinstance(cause, EngineroomError):
@@ -168,7 +168,10 @@ def _validation(error: RequestValidationError) -> Refusal:
             400, "the body must be a JSON object, with Content-Type: application/json", code="invalid_body"
         )
     code = "missing_field" if first["type"] == "missing" else "invalid_value"
-    return Refusal(400, f"{place}: {first['msg']}", code=code, param=place)
+    # What may have several forms has an error for each, at the same place or within.
+    forms = [other["msg"] for other in others if _place(other["loc"][1:]).startswith(place)]
+    more = dict.fromkeys(form.removeprefix("Input should be ") for form in forms if form != first["msg"])
+    return Refusal(400, f"{place}: {' or '.join([first['msg'], *more])}", code=code, param=place)
 
 
 def _place(steps: tuple[str | int, ...]) -> str:

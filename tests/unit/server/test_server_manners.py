@@ -166,7 +166,9 @@ def test_unknown_paths_and_methods_have_errors_of_the_same_shape() -> None:
     with asking(["x"]) as ask:
         assert error_of(ask("/v1/nothing"))["code"] == "not_found"
         wrong = ask(CHAT)
+        heads = [ask(path, method="HEAD") for path in sorted(OPEN)]
     assert (wrong.status_code, error_of(wrong)["code"]) == (405, "method_not_allowed")
+    assert [(head.status_code, head.text) for head in heads] == [(200, ""), (200, "")]
 
 
 def test_a_request_has_the_id_that_its_client_gave() -> None:

@@ -150,6 +150,11 @@ def _http(request: Request, error: HTTPException) -> Refusal:
         case 405:
             message = f"{path} does not take {request.method}"
             return Refusal(405, message, code="method_not_allowed", headers=dict(error.headers or {}))
+        case (
+            400
+        ):  # FastAPI could not read the body: bytes that are no text, or a number of thousands of digits
+            why = str(error.__cause__ or "it can't be read").partition(";")[0]
+            return Refusal(400, f"the body is not valid JSON: {why}", code="invalid_json")
         case status:
             return Refusal(status, str(error.detail), code="invalid_request")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, cast
 
@@ -28,16 +28,21 @@ _ROLES: Mapping[str, Role] = {
     "developer": "system",
     "user": "user",
     "assistant": "assistant",
-    "function": "assistant",  # LLaMA-Factory: the assistant's tool calls as JSON
+    "function": "assistant",  # LLaMA-Factory: the assistant's tool calls as JSON; with a name OpenAI's: a tool's result
     "tool": "tool",
     "observation": "tool",  # LLaMA-Factory: a tool's result
 }
-_KEYS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "id"})
+_KEYS = frozenset(
+    {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "refusal", "id"}
+)
 _OWNERS: Mapping[str, Role] = {
-    "tool_calls": "assistant", "reasoning_content": "assistant", "tool_call_id": "tool"
-}  # fmt: skip
+    "tool_calls": "assistant",
+    "reasoning_content": "assistant",
+    "refusal": "assistant",
+    "tool_call_id": "tool",
+}
 """Keys that belong to one role. An ``id`` belongs to whoever keeps the conversation, and means nothing here."""
-_EMPTY_KEYS = frozenset({"refusal", "audio", "annotations", "function_call"})
+_EMPTY_KEYS = frozenset({"audio", "annotations", "function_call"})
 """Keys of OpenAI's answers that clients send back; they mean nothing as long as they are empty."""
 
 _MEDIA = {
@@ -92,8 +97,10 @@ def _message(item: Any, place: str) -> Message:
         )
     message = cast("Mapping[str, Any]", item)
     role = _role(message.get("role"), f"{place}.role")
+    if message["role"] == "function" and message.get("name") is not None:
+        role = "tool"
     _check_keys(message, role, place)
-    if message["role"] == "function":
+    if message["role"] == "function" and role == "assistant":
         return Message(role, tuple(_legacy_calls(message.get("content"), f"{place}.content")))
     calls = _tool_calls(message.get("tool_calls"), f"{place}.tool_calls")
     name = _optional_text(message.get("name"), f"{place}.name")
@@ -101,8 +108,11 @@ def _message(item: Any, place: str) -> Message:
     parts: list[Part] = []
     if (thought := message.get("reasoning_content")) is not None:
         parts.append(ReasoningPart(_text(thought, f"{place}.reasoning_content")))
-    if content is not None or not calls:
+    refusal = _optional_text(message.get("refusal"), f"{place}.refusal")
+    if content is not None or not (calls or refusal):
         parts += _parts(content, f"{place}.content")
+    if refusal:
+        parts.append(TextPart(refusal))
     if role == "tool":
         call_id = _optional_text(message.get("tool_call_id"), f"{place}.tool_call_id")
         text = "".join(part.text for part in parts if isinstance(part, TextPart))
@@ -129,7 +139,7 @@ def _check_keys(message: Mapping[str, Any], role: Role, place: str) -> None:
         if key not in _KEYS:
             guess = nearest(key, _KEYS) if isinstance(key, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
             raise MessageError(
-                f"{place} has an unknown key {shown(key)}",
+                f"{_inner(place, key)} is an unknown key",
                 why=f"keys: {', '.join(sorted(_KEYS))}",
                 fix=f"did you mean {guess}?" if guess else f"remove {shown(key)}",
             )
@@ -171,11 +181,24 @@ def _part(item: Any, place: str) -> Part:
         )
     part = cast("Mapping[str, Any]", item)
     kind = part.get("type")
-    if kind == "text":
-        return TextPart(_text(part.get("text", part.get("value")), f"{place}.text"))
+    if kind in ("text", "refusal"):
+        _check_part(part, {kind, "value"}, place)
+        return TextPart(_text(part.get(kind, part.get("value")), f"{place}.{kind}"))
     if isinstance(kind, str) and kind in _MEDIA:
+        _check_part(part, {kind, "value"}, place)
         return _MEDIA[kind](part.get(kind, part.get("value")))
-    raise MessageError(f"{place}.type is {shown(kind)}", why=f"types: text, {', '.join(_MEDIA)}")
+    raise MessageError(f"{place}.type is {shown(kind)}", why=f"types: text, refusal, {', '.join(_MEDIA)}")
+
+
+def _check_part(part: Mapping[str, Any], keys: Set[str], place: str) -> None:
+    for key, value in part.items():
+        if key != "type" and key not in keys and value is not None:
+            raise MessageError(f"{_inner(place, key)} is an unknown key", fix=f"remove {shown(key)}")
+
+
+def _inner(place: str, key: object) -> str:
+    """The place of a mapping's key, as far as it can be written as one."""
+    return f"{place}.{key}" if isinstance(key, str) and key.isidentifier() else f"{place}[{shown(key)}]"
 
 
 def _tool_calls(value: Any, place: str) -> list[ToolCallPart]:
@@ -252,7 +275,7 @@ def _tool(item: Any, place: str) -> Tool:
     unknown = next((key for key in definition if key not in _TOOL_KEYS), None)
     if unknown is not None:
         raise MessageError(
-            f"{place} has an unknown key {shown(unknown)}", why=f"keys: {', '.join(_TOOL_KEYS)}"
+            f"{_inner(place, unknown)} is an unknown key", why=f"keys: {', '.join(_TOOL_KEYS)}"
         )
     parameters: object = definition.get("parameters")
     if parameters is None:

@@ -88,9 +88,10 @@ class Renderer:
         thinking = self._enable_thinking if enable_thinking is None else enable_thinking
         if thinking is not None:
             if thinking and not self.template.supports_thinking:
-                raise TemplateError(
+                raise ParameterError(
                     "enable_thinking is not a switch of this model's chat template",
-                    fix="leave enable_thinking out",
+                    fix="leave it out",
+                    parameter="enable_thinking",
                 )
             options["enable_thinking"] = thinking
         if tools and not self.template.supports_tools:

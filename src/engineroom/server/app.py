@@ -150,12 +150,17 @@ def _http(request: Request, error: HTTPException) -> Refusal:
         case 405:
             message = f"{path} does not take {request.method}"
             return Refusal(405, message, code="method_not_allowed", headers=dict(error.headers or {}))
+        case (
+            400
+        ):  # FastAPI could not read the body: bytes that are no text, or a number of thousands of digits
+            why = str(error.__cause__ or "it can't be read").partition(";")[0]
+            return Refusal(400, f"the body is not valid JSON: {why}", code="invalid_json")
         case status:
             return Refusal(status, str(error.detail), code="invalid_request")
 
 
 def _validation(error: RequestValidationError) -> Refusal:
-    first: dict[str, Any] = dict(error.errors()[0])
+    first, *others = cast("list[dict[str, Any]]", list(error.errors()))
     cause = cast("dict[str, Any]", first.get("ctx") or {}).get("error")
     place = _place(first["loc"][1:])
     if isinstance(cause, EngineroomError):
@@ -168,7 +173,10 @@ def _validation(error: RequestValidationError) -> Refusal:
             400, "the body must be a JSON object, with Content-Type: application/json", code="invalid_body"
         )
     code = "missing_field" if first["type"] == "missing" else "invalid_value"
-    return Refusal(400, f"{place}: {first['msg']}", code=code, param=place)
+    # What may have several forms has an error for each, at the same place or within.
+    forms = [other["msg"] for other in others if _place(other["loc"][1:]).startswith(place)]
+    more = dict.fromkeys(form.removeprefix("Input should be ") for form in forms if form != first["msg"])
+    return Refusal(400, f"{place}: {' or '.join([first['msg'], *more])}", code=code, param=place)
 
 
 def _place(steps: tuple[str | int, ...]) -> str:

@@ -34,6 +34,8 @@ WIRE_NAMES: Mapping[str, str] = {
     "adapter": "model",
     "name": "lora_name",
     "path": "lora_path",
+    "continue_final": "continue_final_message",
+    "enable_thinking": "chat_template_kwargs.enable_thinking",
 }
 """Our parameters that have another name on the wire."""
 
@@ -134,7 +136,7 @@ def _of_request(error: RequestError | ArgumentError, names: Mapping[str, str], s
         case UnsupportedError():
             code, param = "unsupported_parameter", error.feature
         case ParameterError():
-            code, param = "unknown_parameter" if error.what.startswith("unknown") else code, error.parameter
+            code, param = _code(error.what), error.parameter
         case ArgumentError():
             param = error.argument
         case MessageError() | TemplateError():
@@ -144,9 +146,16 @@ def _of_request(error: RequestError | ArgumentError, names: Mapping[str, str], s
             code = "unsupported_request"
     message = _whole(error)
     if param is not None and param in names:
-        message = re.sub(rf"\b{param}(?==| must)", names[param], message)
+        message = re.sub(rf"\b{param}(?==| must| needs| is| can't)", names[param], message)
         param = names[param]
     return Refusal(400, redacted(message), code=code, param=param or None)
+
+
+def _code(what: str) -> str:
+    """Of an error about a parameter: is it unknown, known but not honoured, or only its value wrong?"""
+    if what.startswith("unknown"):
+        return "unknown_parameter"
+    return "unsupported_parameter" if what.endswith("is not supported") else "invalid_value"
 
 
 def _of_engine(

@@ -34,6 +34,8 @@ def encoded(refusal: Refusal, scope: Scope) -> bytes:
 
 
 async def send_refusal(refusal: Refusal, scope: Scope, send: Send) -> None:
+    if ticket := scope.get("state", {}).get("ticket"):
+        ticket.error = refusal.code or ""
     body = encoded(refusal, scope)
     headers = [
         (b"content-type", b"application/json"),

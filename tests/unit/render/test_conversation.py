@@ -71,7 +71,7 @@ def test_media_of_a_tools_result_are_not_lost() -> None:
         ({"role": "user", "content": [{"type": "text", "text": None}]}, r"\.content\[0\]\.text"),
         ({"role": "user", "content": [{"type": "smell"}]}, r"\.content\[0\]\.type"),
         ({"role": "user", "content": ["x"]}, r"\.content\[0\] is a str"),
-        ({"role": "user", "content": "x", 5: 6}, "unknown key 5"),
+        ({"role": "user", "content": "x", 5: 6}, r"\[5\] is an unknown key"),
         ({"role": "user", "content": "x", "name": 5}, r"\.name is int"),
         (
             {"role": "user", "content": "x", "tool_calls": [{"name": "f"}]},
@@ -106,7 +106,7 @@ def test_a_malformed_message_is_refused_by_place(message: dict[Any, Any], says: 
         ([{"type": "web_search"}], "not a function"),
         ([{"name": "f", "parameters": 5}], "JSON Schema"),
         ([{"name": "f", "description": 5}], r"description is int"),
-        ([{"name": "f", "paramters": {}}], "unknown key 'paramters'"),
+        ([{"name": "f", "paramters": {}}], r"tools\[0\]\.paramters is an unknown key"),
     ],
 )
 def test_malformed_tools_are_refused_by_place(tools: Any, says: str) -> None:
@@ -126,3 +126,18 @@ def test_tools_in_every_form() -> None:
 def test_a_message_of_ours_passes() -> None:
     message = Message("user", (TextPart("x"),), name="n")
     assert parse_messages([message]) == (message,)
+
+
+def test_what_openai_has_for_refusals_and_for_a_functions_result() -> None:
+    parsed = parse_messages(
+        [
+            {"role": "assistant", "content": None, "refusal": "No."},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+            {"role": "function", "name": "f", "content": '{"degrees": 20}'},
+        ]
+    )
+    assert parsed == (
+        Message("assistant", (TextPart("No."),)),
+        Message("assistant", (TextPart("No."),)),
+        Message("tool", (ToolResultPart('{"degrees": 20}', "f"),)),
+    )

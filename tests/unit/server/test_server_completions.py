@@ -122,3 +122,32 @@ def test_a_rendering_is_refused_as_the_answer_would_be() -> None:
         assert error_of(ask("/render", {}))["param"] == "messages"
         assert error_of(ask("/tokenize", {"prompt": "a", "messages": HI}))["param"] == "prompt"
         assert error_of(ask("/render", {"messages": HI, "model": "x"}))["code"] == "model_not_found"
+
+
+def test_the_error_of_a_prompt_names_all_its_forms() -> None:
+    with asking(["x"]) as ask:
+        error = error_of(ask(PATH, {"prompt": [-1]}))
+    assert error["message"] == (
+        "prompt: Input should be a valid string or greater than or equal to 0 or a valid list"
+    )
+
+
+@pytest.mark.parametrize("as_ids", [False, True])
+def test_offsets_of_a_stream_are_those_of_the_whole(as_ids: bool) -> None:
+    """Also where text is held back: "ab" may become the stop string."""
+    body = {"prompt": "a", "logprobs": 0, "stop": ["abz"], "return_tokens_as_token_ids": as_ids}
+    with asking(["xaby"]) as ask:
+        whole = ask(PATH, body).json()["choices"][0]["logprobs"]
+        events = events_of(ask(PATH, {**body, "stream": True}))
+    pieces = [event["choices"][0]["logprobs"] for event in events]
+    assert [offset for piece in pieces if piece for offset in piece["text_offset"]] == [0, 1, 2, 3, 4]
+    assert whole["text_offset"] == [0, 1, 2, 3, 4]
+    assert whole["tokens"][0] == ("token_id:120" if as_ids else "x")
+
+
+def test_special_tokens_are_asked_for_with_a_text_alone() -> None:
+    with asking(["x"]) as ask:
+        refused = ask("/tokenize", {"messages": HI, "add_special_tokens": True})
+        taken = ask("/tokenize", {"messages": HI, "add_special_tokens": False})
+    assert error_of(refused)["param"] == "add_special_tokens"
+    assert taken.status_code == 200

@@ -166,7 +166,9 @@ def test_unknown_paths_and_methods_have_errors_of_the_same_shape() -> None:
     with asking(["x"]) as ask:
         assert error_of(ask("/v1/nothing"))["code"] == "not_found"
         wrong = ask(CHAT)
+        heads = [ask(path, method="HEAD") for path in sorted(OPEN)]
     assert (wrong.status_code, error_of(wrong)["code"]) == (405, "method_not_allowed")
+    assert [(head.status_code, head.text) for head in heads] == [(200, ""), (200, "")]
 
 
 def test_a_request_has_the_id_that_its_client_gave() -> None:
@@ -258,6 +260,41 @@ def test_logs_have_ids_and_counts_and_no_text(caplog: pytest.LogCaptureFixture) 
     assert (line["path"], line["status"], line["completion_tokens"]) == (CHAT, 200, 17)
     assert "completion_tokens=17" in TextLines().format(record)
     assert "secret" not in str(line) + TextLines().format(record)
+
+
+def test_a_path_can_not_write_lines_of_its_own_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="engineroom.server")
+    with asking(["x"]) as ask:
+        ask("/é%0A2026-11-24 info request status=200")
+    (record,) = [r for r in caplog.records if r.getMessage() == "request"]
+    line = TextLines().format(record)
+    assert "path=/é\\n2026-11-24 info" in line
+    assert "\n" not in line
+
+
+def test_refusals_before_the_routes_are_counted_as_errors() -> None:
+    with asking(["x"], api_key=("sk-one",)) as ask:
+        ask("/v1/models")
+        key = {"x-api-key": "sk-one"}
+        ask(CHAT, {"messages": HI}, headers={**key, "Content-Encoding": "gzip"})
+        figures = ask("/metrics", headers=key).text
+    assert 'engineroom_errors_total{code="missing_api_key"} 1.0' in figures
+    assert 'engineroom_errors_total{code="unsupported_encoding"} 1.0' in figures
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"user": "\xff"}', "can't decode byte 0xff"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "4300 digits"),
+    ],
+)
+def test_a_body_that_is_no_text_or_no_number_is_invalid_json(body: bytes, says: str) -> None:
+    with asking(["x"]) as ask:
+        response = ask(CHAT, method="POST", content=body, headers={"Content-Type": "application/json"})
+    error = error_of(response)
+    assert (response.status_code, error["code"]) == (400, "invalid_json")
+    assert says in error["message"]
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def turn(*blocks: dict[str, Any]) -> dict[str, Any]:
             {"thinking": {"type": "enabled", "budget_tokens": 2000}},
             400,
             "invalid_request_error",
-            "thinking",
+            "thinking.budget_tokens",
         ),
         ({"output_config": {"effort": "max"}}, 400, "invalid_request_error", "output_config.effort"),
         (
@@ -234,6 +234,7 @@ def turn(*blocks: dict[str, Any]) -> dict[str, Any]:
         ),
         ({"tools": [{"name": "f", "input_schema": {}}]}, 400, "invalid_request_error", "tools"),
         ({"tool_choice": {"type": "any"}}, 400, "invalid_request_error", "tool_choice"),
+        ({"thread": {"type": "create"}}, 400, "invalid_request_error", "nothing is stored"),
         ({"mcp_servers": [{}]}, 400, "invalid_request_error", "mcp_servers"),
         ({"temprature": 1}, 400, "invalid_request_error", "temprature"),
         ({"model": "claude-9"}, 404, "not_found_error", "claude-9"),

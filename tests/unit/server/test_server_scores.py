@@ -47,6 +47,13 @@ def test_llama_factorys_evaluation(rewards: Ask) -> None:
     )
 
 
+def test_llama_factorys_trainer_calls_every_reward_server_model(rewards: Ask) -> None:
+    body = rewards("/v1/score/evaluation", {"model": "model", "messages": ["abc"]}).json()
+    assert (body["model"], body["scores"]) == ("demo", [3.0])
+    assert rewards("/v1/score/evaluation", {"model": "other", "messages": ["a"]}).status_code == 404
+    assert rewards("/score", {"model": "model", "input": "a"}).status_code == 404
+
+
 def test_scores_of_texts_conversations_and_pairs(rewards: Ask) -> None:
     def scores(**body: object) -> list[float]:
         return [item["score"] for item in rewards("/score", body).json()["data"]]

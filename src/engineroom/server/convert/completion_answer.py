@@ -98,7 +98,11 @@ class CompletionPieces:
         if delta.finish_reason is not None:
             choice["finish_reason"] = finish_reason(delta.finish_reason)
         if shape.logprobs and delta.logprobs:
-            choice["logprobs"] = shape.writer.columns(delta.logprobs, self._lengths.get(delta.index, 0))
+            offset = self._lengths.get(delta.index, 0)
+            choice["logprobs"] = shape.writer.columns(delta.logprobs, offset)
+            # Of the tokens, not of the text: that may still be held back.
+            length = sum(len(shape.writer.text(entry.token_id)) for entry in delta.logprobs)
+            self._lengths[delta.index] = offset + length
         if delta.prompt_logprobs is not None:
             choice["prompt_logprobs"] = shape.writer.prompt(delta.prompt_logprobs)
         if shape.token_ids:
@@ -106,7 +110,6 @@ class CompletionPieces:
         if delta.usage is not None:
             self._usages[delta.index] = delta.usage
         self._counts += len(delta.token_ids)
-        self._lengths[delta.index] = self._lengths.get(delta.index, 0) + len(delta.text)
         body: Mapping[str, Any] = {**shape.head, "choices": [choice]}
         if shape.usage:
             body = {**body, "usage": tokens(0, self._counts) if shape.running_usage else None}

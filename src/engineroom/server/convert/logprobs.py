@@ -34,15 +34,14 @@ class LogprobWriter:
         """The older form, of ``/v1/completions``: four lists side by side.
 
         Args:
-            offset: characters of the text before these tokens.
+            offset: characters of the tokens before these.
         """
-        tokens = [self.name(entry.token_id) for entry in entries]
         offsets: list[int] = []
-        for token in tokens:
+        for entry in entries:
             offsets.append(offset)
-            offset += len(token)
+            offset += len(self.text(entry.token_id))
         return {
-            "tokens": tokens,
+            "tokens": [self.name(entry.token_id) for entry in entries],
             "token_logprobs": [finite(entry.logprob) for entry in entries],
             "top_logprobs": [{self.name(i): finite(p) for i, p in e.top} if e.top else None for e in entries],
             "text_offset": offsets,

@@ -33,6 +33,7 @@ NAMES: Mapping[str, str] = {
     "stop": "stop_sequences",
     "response_format": "output_config.format",
     "enable_thinking": "thinking",
+    "continue_final": "messages",
 }
 """Our parameters that have another name on this wire."""
 
@@ -69,7 +70,7 @@ def rendering_switches(body: TurnsFields, engine: str) -> dict[str, Any]:
     refuse_tools(body.tools, choice, engine)
     switches: dict[str, Any] = {}
     if body.thinking is not None:
-        switches["enable_thinking"] = body.thinking.type == "adaptive"
+        switches["enable_thinking"] = body.thinking.type != "disabled"
     if body.messages[-1].role == "assistant":
         switches["continue_final"] = True
     return switches

@@ -38,6 +38,7 @@ NAMES: Mapping[str, str] = {
     "max_new_tokens": "max_output_tokens",
     "adapter": "model",
     "response_format": "text.format",
+    "enable_thinking": "chat_template_kwargs.enable_thinking",
     "logprobs": "top_logprobs",
 }
 """Our parameters that have another name on this wire."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engineroom.errors import ParameterError
+from engineroom.server.errors import WIRE_NAMES
 from engineroom.server.wire.common import DrawingFields, SamplingFields
 
 _DRAWING = (
@@ -64,33 +65,49 @@ def sampling_options(body: SamplingFields, adapter: str | None, timeout: float |
     )
 
 
+_FORMATS = (
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+)
+"""The fields that say what the answer must look like."""
+
+
+def wire_names(body: SamplingFields) -> Mapping[str, str]:
+    """Our parameters that have another name in this body."""
+    return {**WIRE_NAMES, "response_format": next(iter(_formats(body)), "response_format")}
+
+
 def response_format(body: SamplingFields) -> dict[str, Any] | None:
     """What the answer must look like, from whichever of the fields says it.
 
     Raises:
         ParameterError: two of them do, or one is malformed.
     """
-    guides = {
-        "json": body.guided_json,
-        "regex": body.guided_regex,
-        "choice": body.guided_choice,
-        "grammar": body.guided_grammar,
-    }
-    said: list[tuple[str, dict[str, Any]]] = []
-    if body.response_format is not None:
-        said.append(("response_format", body.response_format))
-    if body.structured_outputs is not None:
-        said.append(("structured_outputs", _structured(body.structured_outputs)))
-    said += [
-        (f"guided_{kind}", _format(kind, v, f"guided_{kind}")) for kind, v in guides.items() if v is not None
-    ]
+    said = _formats(body)
     if len(said) > 1:
         raise ParameterError(
-            f"{said[1][0]} and {said[0][0]} both say what the answer must look like",
+            f"{said[1]} and {said[0]} both say what the answer must look like",
             fix="give one of the two",
-            parameter=said[1][0],
+            parameter=said[1],
         )
-    return said[0][1] if said else None
+    if not said:
+        return None
+    name, value = said[0], getattr(body, said[0])
+    match name:
+        case "response_format":
+            return value
+        case "structured_outputs":
+            return _structured(value)
+        case _:
+            return _format(name.removeprefix("guided_"), value, name)
+
+
+def _formats(body: SamplingFields) -> list[str]:
+    return [name for name in _FORMATS if getattr(body, name) is not None]
 
 
 def of_schema(schema: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from engineroom.server.answers import counted
 from engineroom.server.convert.chat_answer import ChatPieces, ChatShape, completion
 from engineroom.server.convert.conversation import chat_options
 from engineroom.server.convert.logprobs import LogprobWriter
+from engineroom.server.convert.sampling import wire_names
 from engineroom.server.rendering import rendered
 from engineroom.server.routes.documented import ERRORS
 from engineroom.server.service import service_of
@@ -25,7 +26,7 @@ router = APIRouter(tags=["chat"])
 async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
     """Answers a conversation; with ``stream`` in server-sent events, a ``chat.completion.chunk`` each."""
     service, ticket = service_of(request), ticket_of(request)
-    model = service.model
+    model, ticket.names = service.model, wire_names(body)
     ticket.model, adapter = service.chosen(body.model)
     options = chat_options(body, adapter, service.timeout(body.timeout), model.engine.name)
     known_early = body.return_token_ids or body.wants_running_usage

@@ -17,7 +17,7 @@ from engineroom.pipeline import interleave
 from engineroom.server.answers import counted
 from engineroom.server.convert.completion_answer import CompletionPieces, CompletionShape, completion
 from engineroom.server.convert.logprobs import LogprobWriter
-from engineroom.server.convert.sampling import sampling_options
+from engineroom.server.convert.sampling import sampling_options, wire_names
 from engineroom.server.routes.documented import ERRORS
 from engineroom.server.service import service_of
 from engineroom.server.sse import EventStream, written
@@ -35,7 +35,7 @@ RawPrompt = str | list[int]
 async def create_completion(body: CompletionRequest, request: Request) -> Response:
     """Goes on with a text or with token ids; with ``stream`` in server-sent events."""
     service, ticket = service_of(request), ticket_of(request)
-    model, ticket.subject = service.model, "prompt"
+    model, ticket.subject, ticket.names = service.model, "prompt", wire_names(body)
     ticket.model, adapter = service.chosen(body.model)
     options = sampling_options(body, adapter, service.timeout(body.timeout))
     if body.logprobs is not None:

@@ -14,12 +14,14 @@ from engineroom.server.service import Service, service_of
 router = APIRouter(tags=["server"])
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health() -> dict[str, str]:
     """The process lives and its loop turns. Needs no key."""
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get(
     "/ready", responses={503: {"description": "Not now: loading, sleeping, stalled, dead, or stopping."}}
 )

@@ -40,6 +40,8 @@ router = APIRouter(tags=["scores"])
 @router.post("/v1/score/evaluation", response_model=Evaluation, responses=ERRORS)
 async def evaluate(body: EvaluationRequest, request: Request) -> Response:
     """LLaMA-Factory's: a reward model's score of each text."""
+    if body.model == "model":  # what LLaMA-Factory's trainer calls every reward server's
+        body.model = None
     scores = await _rewards(request, body, checked(list(body.messages), "messages"))
     return JsonAnswer(
         {

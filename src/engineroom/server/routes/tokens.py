@@ -36,11 +36,16 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     service.chosen(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise ParameterError("give prompt or messages", parameter="prompt")
-    ids = (
-        await _ids_of(model, body)
-        if body.prompt is not None
-        else list((await _rendered(model, body)).token_ids)
-    )
+    if body.prompt is not None:
+        ids = await _ids_of(model, body)
+    elif body.add_special_tokens:
+        raise ParameterError(
+            "add_special_tokens belongs to prompt, not to messages",
+            why="the chat template makes all of them",
+            parameter="add_special_tokens",
+        )
+    else:
+        ids = list((await _rendered(model, body)).token_ids)
     told: dict[str, Any] = {"count": len(ids), "max_model_len": model.context_length, "tokens": ids}
     if body.return_token_strs:
         told["token_strs"] = [model.tokenizer.decode([i], skip_special_tokens=False) for i in ids]

@@ -114,7 +114,7 @@ class ThinkingOff(Wire):
 
 
 class ThinkingOn(Wire):
-    type: Literal["adaptive"]
+    type: Literal["adaptive", "enabled"]
     display: Literal["summarized"] | None = Field(None, description="Thoughts are shown whole.")
     refused: ClassVar[Mapping[str, tuple[str, Harmless]]] = {
         "budget_tokens": ("thinking is not limited apart from the answer", ())
@@ -152,8 +152,10 @@ class TurnsFields(Wire):
     ) = Field(None, description="A system message in front.")
     thinking: (
         Annotated[
-            Annotated[ThinkingOff, Tag("<disabled>")] | Annotated[ThinkingOn, Tag("<adaptive>")],
-            told_by_type("disabled", "adaptive"),
+            Annotated[ThinkingOff, Tag("<disabled>")]
+            | Annotated[ThinkingOn, Tag("<adaptive>")]
+            | Annotated[ThinkingOn, Tag("<enabled>")],
+            told_by_type("disabled", "adaptive", "enabled"),
         ]
         | None
     ) = Field(None, description="Thinking off or on, where the chat template has the switch.")
@@ -165,10 +167,16 @@ class TurnsFields(Wire):
     workspace_id: str | None = Field(None, description=LABEL)
 
 
+_NOT_CUT = "a conversation that is too long is refused, never cut"
+_FREE = "nothing is charged here"
 _REFUSED: Mapping[str, tuple[str, Harmless]] = {
     "speed": ("all requests are served alike", ("standard",)),
     "mcp_servers": ("the server calls no tools", ([],)),
-    "context_management": ("a conversation that is too long is refused, never cut", ()),
+    "context_management": (_NOT_CUT, ()),
+    "compaction": (_NOT_CUT, ()),
+    "thread": ("nothing is stored here; send the whole conversation", ()),
+    "billing_policy": (_FREE, ()),
+    "fallback_credit_token": (_FREE, ()),
 }
 
 

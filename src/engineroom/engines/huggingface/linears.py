@@ -82,21 +82,21 @@ def _watched(layers: Sequence[nn.Linear]) -> Generator[set[int], None, None]:
     read: set[int] = set()
     for layer in layers:
         layer.__class__ = _Watched
-        cast("_Watched", layer)._read = read
+        cast("_Watched", layer).read = read
     try:
         yield read
     finally:
         for layer in layers:
             layer.__class__ = nn.Linear
-            del cast("_Watched", layer)._read
+            del cast("_Watched", layer).read
 
 
 class _Watched(nn.Linear):
-    _read: set[int]
+    read: set[int]
 
     @property
     def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._read.add(id(self))
+        self.read.add(id(self))
         return cast("Tensor", self._parameters["weight"])
 
     def forward(self, input: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class TiledLinear(nn.Linear):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """The weight is saved as any other linear layer's."""
-        super()._save_to_state_dict(destination, prefix, keep_vars)
+        cast("Any", super())._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}weight"] = self.weight
 
     def forward(self, input: Tensor) -> Tensor:

@@ -197,3 +197,27 @@ def test_adapters_lie_beside_weights_of_8_bits(tiny_folder: Path, tmp_path: Path
         small.unload_adapter("late")
     with ChatModel(arguments) as merged:
         assert len(merged.chat("hi", **options)[0].token_ids) == 8
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")  # peft, as it saves
+@pytest.mark.parametrize("bits", [None, 8])
+def test_adapters_that_scale_weights_lie_beside_every_form(
+    bits: int | None, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """DoRA reads the weights at each token, and one on the output layer brings that layer's own weight along."""
+    targets = ["q_proj", "up_proj"] if bits else ["q_proj", "lm_head"]
+    adapter = tiny_models.lora(tiny_folder, tmp_path / "adapter", 0, use_dora=True, target_modules=targets)
+    options: dict[str, Any] = {"temperature": 0, "max_new_tokens": 8, "ignore_eos": True}
+    arguments: dict[str, Any] = {
+        "model_name_or_path": str(tiny_folder),
+        "adapter_name_or_path": str(adapter),
+        "quantization_bit": bits,
+    }
+    with ChatModel({**arguments, "adapter_merge": False}) as apart:
+        with_it = apart.chat("hi", adapter="adapter", **options)[0].token_ids
+        assert with_it != apart.chat("hi", **options)[0].token_ids
+        apart.load_adapter("late", adapter)
+        assert apart.chat("hi", adapter="late", **options)[0].token_ids == with_it
+    if bits is None:
+        with ChatModel(arguments) as merged:
+            assert merged.chat("hi", **options)[0].token_ids == with_it

@@ -137,6 +137,19 @@ class TiledLinear(nn.Linear):
         cast("Any", super())._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}weight"] = self.weight
 
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride] -- torch calls it by position
+        self, state_dict: dict[str, Any], prefix: str, *others: Any
+    ) -> None:
+        """And loaded: an adapter on an output layer brings that layer's own weight along."""
+        name = f"{prefix}weight"
+        rest = {key: value for key, value in state_dict.items() if key != name}
+        cast("Any", super())._load_from_state_dict(rest, prefix, *others)
+        if name in state_dict:
+            weight, full = state_dict[name], self._count * _TILE
+            with torch.inference_mode():  # in which the tiles were made
+                self._tiles.copy_(weight[:full].view(-1, _TILE, self.in_features).transpose(1, 2))
+                self._rest.copy_(weight[full:].t())
+
     def forward(self, input: Tensor) -> Tensor:
         count, tiles = self._count, self._tiles
         rows = input.reshape(1, -1, self.in_features)
@@ -232,13 +245,13 @@ class Int8Linear(nn.Linear):
     """int8 weights with a scale per output; activations are quantised as they come, with a scale per token.
 
     A scale per token, where torch's own dynamic linear layer has one for all that it is given: so what a request gets
-    does not depend on its neighbours. It is a ``Linear`` for those who put adapters beside it; ``weight`` is empty.
+    does not depend on its neighbours. It is a ``Linear`` for those who put adapters beside it.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
+        self._dtype = layer.weight.dtype
         self.bias = None
         vnni: Callable[[], bool] = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
         # Without VNNI the products of two neighbours are added in 16 bits, which only 7-bit activations do not overflow.
@@ -252,6 +265,11 @@ class Int8Linear(nn.Linear):
             quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
             self._packed = torch.ops.quantized.linear_prepack(quantized, None)
         self._bias = None if given is None else given.data.float()
+
+    @property
+    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """[outputs, inputs]: a copy as the 8 bits have it, for adapters that scale it (DoRA)."""
+        return cast("Any", torch.ops.quantized).linear_unpack(self._packed)[0].dequantize().to(self._dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         rows = input.float()

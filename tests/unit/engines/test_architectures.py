@@ -23,6 +23,11 @@ _JAMBA = {
     "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "num_experts": 2,
     "num_experts_per_tok": 1, "mamba_d_state": 4, "use_mamba_kernels": False,
 }  # fmt: skip
+_DEEPSEEK = {
+    **_LLAMA, "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+    "moe_intermediate_size": 32, "first_k_dense_replace": 1, "q_lora_rank": 16, "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "n_shared_experts": 1,
+}  # fmt: skip
 _SMALL_GPT = {"vocab_size": 1024, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -51,21 +56,19 @@ MODELS: dict[str, Callable[[], Any]] = {
             **_LLAMA, head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=8
         )
     ),
-    "compressed keys": lambda: transformers.DeepseekV3ForCausalLM(
-        transformers.DeepseekV3Config(
-            **{**_LLAMA, "num_key_value_heads": 4},
-            n_routed_experts=4,
-            num_experts_per_tok=2,
-            n_group=1,
-            topk_group=1,
-            moe_intermediate_size=32,
-            first_k_dense_replace=1,
-            q_lora_rank=16,
-            kv_lora_rank=16,
-            qk_rope_head_dim=8,
-            qk_nope_head_dim=8,
-            v_head_dim=8,
-            n_shared_experts=1,
+    "compressed keys": lambda: transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**_DEEPSEEK)),
+    "an index of compressed keys": lambda: transformers.DeepseekV32ForCausalLM(
+        transformers.DeepseekV32Config(**_DEEPSEEK, index_head_dim=16, index_n_heads=2, index_topk=8)
+    ),
+    "states and positions of its own": lambda: transformers.BambaForCausalLM(
+        transformers.BambaConfig(
+            **{**_LLAMA, "num_hidden_layers": 2},
+            attn_layer_indices=[1],
+            mamba_n_heads=8,
+            mamba_d_head=8,
+            mamba_d_state=4,
+            mamba_n_groups=1,
+            mamba_expand=2,
         )
     ),
     "chunked attention": lambda: transformers.Llama4ForCausalLM(
@@ -91,7 +94,13 @@ MODELS: dict[str, Callable[[], Any]] = {
     "no cache": lambda: transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**_SMALL_GPT)),
 }
 
-BATCHED = {"sliding windows", "windows in every other layer", "positions from a table", "experts"}
+BATCHED = {
+    "sliding windows",
+    "windows in every other layer",
+    "positions from a table",
+    "experts",
+    "compressed keys",
+}
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -503,11 +503,24 @@ def test_damaged_conversions_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "experts"
     convert(settings(kt_method="AMXINT8"), out, quiet)
     shutil.rmtree(out / "_layer_1" / "_numa_0")
-    with pytest.raises(ModelLoadError, match="layer 1 has 0 of 24 files"):
+    with pytest.raises(ModelLoadError, match="layer 1 has 0 whole files of 24"):
         load(settings(kt_weight_path=str(out)))
     (out / "engineroom.json").write_text("{")
     with pytest.raises(ModelLoadError, match=r"engineroom\.json' can't be read"):
         load(settings(kt_weight_path=str(out)))
+
+
+@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if m.converts and m.name in available()])
+def test_half_a_file_is_refused_and_its_layer_converted_anew(method: str, tmp_path: Path) -> None:
+    out = tmp_path / "experts"
+    convert(settings(kt_method=method), out, quiet)
+    files = sorted([*out.glob("_layer_2/_numa_0/*.kt"), *out.glob("experts-00002.gguf")])
+    os.truncate(files[-1], files[-1].stat().st_size // 2)
+    with pytest.raises(ModelLoadError, match="run engineroom convert-experts again"):
+        load(settings(kt_weight_path=str(out), infer_dtype="bfloat16"))
+    assert convert(settings(kt_method=method), out, quiet).before == 3
+    load(settings(kt_weight_path=str(out), infer_dtype="bfloat16"))[1].close()
+    assert convert(settings(kt_method=method), out, quiet).before == 4
 
 
 def test_what_has_no_converted_form_is_refused(tmp_path: Path) -> None:

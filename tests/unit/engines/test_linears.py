@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from torch.nn.functional import linear
 
@@ -42,6 +43,38 @@ def test_tiles_and_columns_change_the_layout_and_nothing_else(tiny_folder: Path)
             assert torch.equal(arranged.get_submodule(name).weight, module.weight)
     with torch.inference_mode():
         torch.testing.assert_close(arranged(IDS).logits, plain(IDS).logits, rtol=1e-4, atol=1e-4)
+    saved, whole = arranged.state_dict(), plain.state_dict()
+    assert saved.keys() == whole.keys()
+    assert all(torch.equal(saved[name], whole[name]) for name in whole)
+
+
+def mamba() -> Any:
+    """It multiplies with a layer's weight itself (``dt_proj``), and asks that of its head for its dtype."""
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(
+        vocab_size=1024, hidden_size=128, num_hidden_layers=1, tie_word_embeddings=False
+    )
+    return transformers.MambaForCausalLM(config).eval()
+
+
+def test_weights_that_the_model_reads_itself_are_not_copied_at_each_token() -> None:
+    plain, arranged = mamba(), mamba()
+    with torch.inference_mode():
+        arrange(arranged, decodes=True)
+        mixer = arranged.backbone.layers[0].mixer
+        assert type(mixer.dt_proj) is type(arranged.lm_head) is nn.Linear
+        assert isinstance(mixer.in_proj, TiledLinear)
+        torch.testing.assert_close(arranged(IDS).logits, plain(IDS).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_the_model_reads_itself_are_not_quantised() -> None:
+    plain, small = mamba(), mamba()
+    with torch.inference_mode():
+        error = quantize(small)
+        assert isinstance(small.backbone.layers[0].mixer.in_proj, Int8Linear)
+        one, other = plain(IDS).logits, small(IDS).logits
+    assert 0 < error < 0.2
+    assert float((one - other).norm() / one.norm()) < 0.2
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -164,3 +197,27 @@ def test_adapters_lie_beside_weights_of_8_bits(tiny_folder: Path, tmp_path: Path
         small.unload_adapter("late")
     with ChatModel(arguments) as merged:
         assert len(merged.chat("hi", **options)[0].token_ids) == 8
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")  # peft, as it saves
+@pytest.mark.parametrize("bits", [None, 8])
+def test_adapters_that_scale_weights_lie_beside_every_form(
+    bits: int | None, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """DoRA reads the weights at each token, and one on the output layer brings that layer's own weight along."""
+    targets = ["q_proj", "up_proj"] if bits else ["q_proj", "lm_head"]
+    adapter = tiny_models.lora(tiny_folder, tmp_path / "adapter", 0, use_dora=True, target_modules=targets)
+    options: dict[str, Any] = {"temperature": 0, "max_new_tokens": 8, "ignore_eos": True}
+    arguments: dict[str, Any] = {
+        "model_name_or_path": str(tiny_folder),
+        "adapter_name_or_path": str(adapter),
+        "quantization_bit": bits,
+    }
+    with ChatModel({**arguments, "adapter_merge": False}) as apart:
+        with_it = apart.chat("hi", adapter="adapter", **options)[0].token_ids
+        assert with_it != apart.chat("hi", **options)[0].token_ids
+        apart.load_adapter("late", adapter)
+        assert apart.chat("hi", adapter="late", **options)[0].token_ids == with_it
+    if bits is None:
+        with ChatModel(arguments) as merged:
+            assert merged.chat("hi", **options)[0].token_ids == with_it

@@ -53,6 +53,19 @@ class Scaled(nn.Module):
         return rows * self.weight
 
 
+class ForHeads(nn.Module):
+    """Takes [texts, tokens, heads, size], as xLSTM's norms do, and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(48))
+        self.eps = 1e-6
+
+    def forward(self, states: Tensor) -> Tensor:
+        texts, tokens, heads, size = states.shape
+        return states.reshape(texts, tokens, heads * size) * self.weight
+
+
 @pytest.mark.parametrize(
     "norm",
     [
@@ -61,6 +74,7 @@ class Scaled(nn.Module):
         nn.LayerNorm(48, bias=False),
         nn.LayerNorm(48),
         Scaled(),
+        ForHeads(),
         nn.RMSNorm(48),
     ],
 )

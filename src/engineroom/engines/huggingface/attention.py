@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -98,48 +98,77 @@ def attend(
     layer = _current.layer
     keys, values = batch.cache.keys[layer], batch.cache.values[layer]
     window = batch.cache.layers[layer].window
+    kept = Kept(keys, values, window, cast("_Expand | None", getattr(module, "expand_kv", None)))
     rows = query[0].transpose(0, 1)  # [tokens, heads, size]
     parts = [
-        _decode(batch, group, rows[group.first : group.first + group.count], keys, values, window, scaling)
-        for group in batch.groups
+        _decode(batch, group, rows[group.first : group.first + group.count], kept, scaling)
+        for whole in batch.groups
+        for group in kept.portions(whole)
     ]
     parts += [
-        _prefill(batch, span, query[:, :, first : first + len(span.token_ids)], keys, values, window, scaling)
+        _prefill(batch, span, query[:, :, first : first + len(span.token_ids)], kept, scaling)
         for first, span in batch.prefills
     ]
     return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
 
 
+_Expand = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+_EXPANDED = 4096
+"""Tokens whose keys and values are made at once: DeepSeek-V3's are 80 KiB for each in bf16, in each layer."""
+
+
+class Kept(NamedTuple):
+    """What a layer keeps of all tokens, and how attention reads it.
+
+    Attributes:
+        expand: makes keys and values, a head each, of what is kept: DeepSeek's layers keep a latent vector (arXiv
+            2405.04434), and Transformers calls the way back ``expand_kv``.
+    """
+
+    keys: Tensor
+    values: Tensor
+    window: int | None
+    expand: _Expand | None
+
+    def read(self, view: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys and values of the tokens in view, [requests, heads, tokens, size]."""
+        key, value = view(self.keys), view(self.values)
+        return (key, value) if self.expand is None else self.expand(key, value)
+
+    def portions(self, group: Group) -> Iterable[Group]:
+        """The group, in parts of not too many tokens where they have to be expanded."""
+        if self.expand is None:
+            return (group,)
+        size = max(1, _EXPANDED // max(group.lengths))
+        parts = ((i, group.lengths[i : i + size]) for i in range(0, group.count, size))
+        return (
+            Group(group.first + i, len(lengths), group.start + i * group.stride, group.stride, lengths)
+            for i, lengths in parts
+        )
+
+
 cast("Any", AttentionInterface).register(NAME, attend)
 
 
-def _decode(
-    batch: RaggedBatch,
-    group: Group,
-    rows: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    window: int | None,
-    scaling: float | None,
-) -> Tensor:
+def _decode(batch: RaggedBatch, group: Group, rows: Tensor, kept: Kept, scaling: float | None) -> Tensor:
     """One token of each of a group's requests: [count, heads, size] to [count, heads, value size].
 
     The query heads that share a head of keys stand where a sequence's tokens would: [count, key heads, sharing, size].
     """
-    longest = max(group.lengths)
+    window, longest = kept.window, max(group.lengths)
     first = max(0, min(group.lengths) - window) if window is not None else 0
-    key, value = (
-        store.as_strided(
+    key, value = kept.read(
+        lambda store: store.as_strided(
             (group.count, store.shape[1], longest - first, store.shape[2]),
             (group.stride * store.stride(0), store.stride(1), store.stride(0), 1),
             (group.start + first) * store.stride(0),
         )
-        for store in (keys, values)
     )
-    mask_key = ("decode", group.first, window)
+    mask_key = ("decode", group.first, group.count, window)
     if mask_key not in batch.masks:
         batch.masks[mask_key] = _decode_mask(group, first, longest, window, rows)
-    query = rows.reshape(group.count, keys.shape[1], -1, rows.shape[2])
+    query = rows.reshape(group.count, key.shape[1], -1, rows.shape[2])
     out = _attention(batch)(query, key, value, batch.masks[mask_key], scaling)
     return out.reshape(group.count, rows.shape[1], -1)
 
@@ -157,19 +186,12 @@ def _decode_mask(group: Group, first: int, longest: int, window: int | None, row
     return mask[:, None, None]
 
 
-def _prefill(
-    batch: RaggedBatch,
-    span: Span,
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    window: int | None,
-    scaling: float | None,
-) -> Tensor:
+def _prefill(batch: RaggedBatch, span: Span, query: Tensor, kept: Kept, scaling: float | None) -> Tensor:
     """Several tokens of one request: [1, heads, tokens, size] to [tokens, heads, value size]."""
+    window = kept.window
     first = max(0, span.past + 1 - window) if window is not None else 0
-    key, value = (
-        store[span.start + first : span.start + span.length].transpose(0, 1)[None] for store in (keys, values)
+    key, value = kept.read(
+        lambda store: store[span.start + first : span.start + span.length].transpose(0, 1)[None]
     )
     mask_key = ("prefill", span.start, window)
     if mask_key not in batch.masks:

@@ -64,7 +64,7 @@ def search_beams(loaded: LoadedModel, sequence: Sequence, closing: Callable[[], 
         max_new_tokens=params.max_new_tokens,
         eos_token_id=list(params.stop_token_ids) or None,
         pad_token_id=loaded.pad_token_id,
-        use_cache=loaded.cache_argument is not None,
+        use_cache=loaded.single.cache_argument is not None,
     )
     ids = torch.tensor([sequence.prompt.token_ids], device=loaded.device)
     loaded.adapters.use(params.adapter)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import torch
@@ -53,21 +54,53 @@ def arrange(base: Model, *, decodes: bool) -> None:
     for layer in layers:
         if type(layer) is nn.Linear and layer.weight.dtype == torch.float32 and id(layer.weight) in shared:
             layer.__class__ = SharedLinear
-    pages = Pages([size for layer in own for size in _parts(layer)])
+    tiled = [layer for layer in own if layer.weight.dtype == torch.float32 and layer.out_features >= _TILE]
+    with _watched(tiled) as read, suppress(Exception):  # a model that can't do this says so when it is asked
+        base(input_ids=torch.zeros(1, 1, dtype=torch.long, device=base.device), use_cache=False)
+    divided = {id(layer) for layer in tiled} - read
+    pages = Pages([size for layer in own for size in _parts(layer, id(layer) in divided)])
     for layer in own:
-        if len(_parts(layer)) == 1:
-            layer.weight.data = pages.put(layer.weight.data.t()).t()
-        else:
+        if id(layer) in divided:
             TiledLinear.of(layer, pages)
+        else:
+            layer.weight.data = pages.put(layer.weight.data.t()).t()
 
 
-def _parts(layer: nn.Linear) -> list[int]:
-    """Bytes of a layer's tiles, and of the outputs that fill none; of all of it where it has no tiles."""
+def _parts(layer: nn.Linear, divided: bool) -> list[int]:
+    """Bytes of a layer's tiles, and of the outputs that fill none; of all of it where it is not divided."""
     outputs, inputs = layer.weight.shape
     size = inputs * layer.weight.element_size()
-    if layer.weight.dtype != torch.float32 or outputs < _TILE:
-        return [outputs * size]
-    return [outputs // _TILE * _TILE * size, outputs % _TILE * size]
+    return [outputs // _TILE * _TILE * size, outputs % _TILE * size] if divided else [outputs * size]
+
+
+@contextmanager
+def _watched(layers: Sequence[nn.Linear]) -> Generator[set[int], None, None]:
+    """The ids of those layers whose weight somebody else reads in what runs meanwhile.
+
+    Mamba multiplies with a layer's weight by itself, and looks at that of its head for the dtype, at every token.
+    """
+    read: set[int] = set()
+    for layer in layers:
+        layer.__class__ = _Watched
+        cast("_Watched", layer).read = read
+    try:
+        yield read
+    finally:
+        for layer in layers:
+            layer.__class__ = nn.Linear
+            del cast("_Watched", layer).read
+
+
+class _Watched(nn.Linear):
+    read: set[int]
+
+    @property
+    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.read.add(id(self))
+        return cast("Tensor", self._parameters["weight"])
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, cast("Tensor", self._parameters["weight"]), self.bias)
 
 
 class TiledLinear(nn.Linear):
@@ -98,6 +131,24 @@ class TiledLinear(nn.Linear):
         """[outputs, inputs]: a copy, for those who want to see it (adapters that scale it do)."""
         whole = self._tiles.transpose(1, 2).reshape(-1, self.in_features)
         return torch.cat([whole, self._rest.t()])
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """The weight is saved as any other linear layer's."""
+        cast("Any", super())._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.weight
+
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride] -- torch calls it by position
+        self, state_dict: dict[str, Any], prefix: str, *others: Any
+    ) -> None:
+        """And loaded: an adapter on an output layer brings that layer's own weight along."""
+        name = f"{prefix}weight"
+        rest = {key: value for key, value in state_dict.items() if key != name}
+        cast("Any", super())._load_from_state_dict(rest, prefix, *others)
+        if name in state_dict:
+            weight, full = state_dict[name], self._count * _TILE
+            with torch.inference_mode():  # in which the tiles were made
+                self._tiles.copy_(weight[:full].view(-1, _TILE, self.in_features).transpose(1, 2))
+                self._rest.copy_(weight[full:].t())
 
     def forward(self, input: Tensor) -> Tensor:
         count, tiles = self._count, self._tiles
@@ -194,13 +245,13 @@ class Int8Linear(nn.Linear):
     """int8 weights with a scale per output; activations are quantised as they come, with a scale per token.
 
     A scale per token, where torch's own dynamic linear layer has one for all that it is given: so what a request gets
-    does not depend on its neighbours. It is a ``Linear`` for those who put adapters beside it; ``weight`` is empty.
+    does not depend on its neighbours. It is a ``Linear`` for those who put adapters beside it.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
+        self._dtype = layer.weight.dtype
         self.bias = None
         vnni: Callable[[], bool] = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
         # Without VNNI the products of two neighbours are added in 16 bits, which only 7-bit activations do not overflow.
@@ -214,6 +265,11 @@ class Int8Linear(nn.Linear):
             quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
             self._packed = torch.ops.quantized.linear_prepack(quantized, None)
         self._bias = None if given is None else given.data.float()
+
+    @property
+    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """[outputs, inputs]: a copy as the 8 bits have it, for adapters that scale it (DoRA)."""
+        return cast("Any", torch.ops.quantized).linear_unpack(self._packed)[0].dequantize().to(self._dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         rows = input.float()
@@ -237,16 +293,22 @@ _int8_product: Callable[[Tensor, float, int, Any], Tensor] = cast(
 def quantize(base: Model) -> float:
     """Replaces every linear layer by its int8 form, and lets go of its weights one by one.
 
+    Where the model multiplies with a weight by itself, as Mamba does, it stays.
+
     Returns:
         The relative error that this makes in the logits of some tokens: the norm of the difference over the norm.
     """
     vocabulary = int(cast("Any", base.config.get_text_config()).vocab_size)
     probe = torch.tensor([[(7919 * i + 13) % vocabulary for i in range(1, 33)]], device=base.device)
-    exact = _outputs(base, probe)
-    parents = dict(_modules(base))
-    for name, layer in _layers(base):
+    layers = _layers(base)
+    with _watched([layer for _, layer in layers]) as read:
+        exact = _outputs(base, probe)
+    names = [name for name, layer in layers if id(layer) not in read]
+    del layers  # each layer's weights go as soon as nobody has the layer
+    for name in names:
         parent, _, own = name.rpartition(".")
-        setattr(parents[parent], own, Int8Linear(layer))
+        module = cast("nn.Module", base).get_submodule(parent)
+        setattr(module, own, Int8Linear(getattr(module, own)))
     rounded = _outputs(base, probe)
     return float(((rounded - exact).square().sum() / exact.square().sum()).sqrt())
 

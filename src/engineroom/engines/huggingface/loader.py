@@ -18,16 +18,17 @@ from engineroom.engines.huggingface.allocator import give_back, keep_freed_memor
 from engineroom.engines.huggingface.kv_cache import KVCache, default_budget, tokens_within
 from engineroom.engines.huggingface.library import LoadModel, Model, ModelConfig, TextConfig
 from engineroom.engines.huggingface.linears import arrange, int8_engine, quantize
-from engineroom.engines.huggingface.loaded import (
-    LoadedModel,
-    cache_argument,
-    divides_prompts,
-    keeps_logits,
-)
+from engineroom.engines.huggingface.loaded import LoadedModel
 from engineroom.engines.huggingface.norms import simplify
 from engineroom.engines.huggingface.prefix import PrefixCache
 from engineroom.engines.huggingface.ragged import RaggedModel, make_ragged
 from engineroom.engines.huggingface.rope import DynamicRope, scale_rope
+from engineroom.engines.huggingface.single import (
+    SingleModel,
+    cache_argument,
+    keeps_logits,
+    make_single,
+)
 from engineroom.engines.huggingface.value_head import load_value_head
 from engineroom.errors import ArgumentError, EngineroomError, ModelLoadError
 
@@ -156,9 +157,7 @@ class Loader:
             value_head=head,
             adapters=adapters,
             rope=DynamicRope.of(model),
-            keeps_logits=keeps_logits(model),
-            cache_argument=cache_argument(model) if self._arguments.use_kv_cache else None,
-            divides_prompts=divides_prompts(model),
+            single=self._single(model, proven=prefixes is not None),
             pad_token_id=_padding(text),
             ragged=ragged,
             prefixes=prefixes,
@@ -205,6 +204,15 @@ class Loader:
             _log.warning("%s answers one request at a time: %s", self._checkpoint.name, ragged)
             return ragged, None
         return ragged, PrefixCache(self._kv_cache(ragged, context))
+
+    def _single(self, model: Model, *, proven: bool) -> SingleModel:
+        with torch.inference_mode():
+            return make_single(
+                model,
+                cached=self._arguments.use_kv_cache,
+                exact=self.exact and model.dtype == torch.float32 and not self._arguments.quantization_bit,
+                proven=proven or not self.can_generate,
+            )
 
     def _kv_cache(self, ragged: RaggedModel, context: int) -> KVCache:
         """

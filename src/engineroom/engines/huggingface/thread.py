@@ -244,16 +244,19 @@ def _uncancellable(future: Future[T]) -> Future[T]:
 
 def _next_token(loaded: LoadedModel, sequence: Sequence) -> bool:
     """A step of one that is not batched. False when its answer is complete."""
+    single = loaded.single
     if sequence.cache is None:
-        sequence.cache = loaded.new_cache()
+        sequence.cache = single.new_cache()
     if sequence.cache is None:
         sequence.computed = 0  # all tokens, each time
     every = sequence.wants_prompt_logits
     chunk = limits.PROMPT_LOGPROBS_CHUNK if every else prefill_chunk(loaded.device)
-    divided = sequence.cache is not None and loaded.divides_prompts
+    divided = sequence.cache is not None and single.divides_prompts
     count = min(sequence.pending, chunk) if divided else sequence.pending
     ids = sequence.tokens[sequence.computed : sequence.computed + count]
-    logits = loaded.logits(tuple(ids), cache=sequence.cache, adapter=sequence.params.adapter, every=every)
+    loaded.adapters.use(sequence.params.adapter)
+    loaded.rope.forget()
+    logits = single.logits(ids, past=sequence.computed, cache=sequence.cache, every=every)
     sequence.read(count, logits)
     if sequence.pending:
         return True

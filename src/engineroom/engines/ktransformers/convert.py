@@ -102,7 +102,10 @@ class _Converter(SparseLoader):
                 why=f"{found.method} of {found.source}, {found.source_bytes} bytes, for {found.pools} thread pools",
                 fix="name another folder, or delete that one",
             )
-        self._before = len(self._manifest.layers)
+        written = Converted(self._out, self._manifest)
+        whole = {n: shape for n, shape in self._manifest.layers.items() if written.holds(n, shape)}
+        self._manifest = replace(self._manifest, layers=whole)
+        self._before = len(whole)
         self._layers = 0
 
     def run(self) -> Conversion:

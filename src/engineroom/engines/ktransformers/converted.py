@@ -144,16 +144,37 @@ class Converted:
             raise self._unfit(
                 f"layer {layer} has another shape", "name the folder that was made of this model"
             )
+        self._check_files(layer, found)
+        return Kernel.of_files(pool, method, shape, layer, self.folder)
+
+    def holds(self, layer: int, shape: Shape) -> bool:
+        """Is a layer that was converted still there, and whole as far as its files' sizes tell?"""
+        try:
+            if self.method == "LLAMAFILE":
+                tensors = _tensors_of(self.folder / layer_file(layer))
+                return all(name in tensors for name in tensor_names(layer))
+            self._check_files(layer, shape)
+        except (ModelLoadError, *_DAMAGED):
+            return False
+        return True
+
+    def _check_files(self, layer: int, shape: Shape) -> None:
+        """
+        Raises:
+            ModelLoadError: a file is missing, or shorter or longer than its own name says.
+        """
+        assert self.manifest is not None
         expected = (
             6 * shape.experts
         )  # a file of numbers and one of scales for each of an expert's three matrices
         for part in range(self.manifest.pools):
-            files = list((self.folder / f"_layer_{layer}" / f"_numa_{part}").glob("*.kt"))
-            if len(files) < expected:
+            files = (self.folder / f"_layer_{layer}" / f"_numa_{part}").glob("*.kt")
+            whole = [file for file in files if f"_{file.stat().st_size}Byte_" in file.name]
+            if len(whole) < expected:
                 raise self._unfit(
-                    f"layer {layer} has {len(files)} of {expected} files", "convert the model again"
+                    f"layer {layer} has {len(whole)} whole files of {expected}",
+                    "run engineroom convert-experts again: it converts that layer anew",
                 )
-        return Kernel.of_files(pool, method, shape, layer, self.folder)
 
     def _packed(self, layer: int, shape: Shape) -> Packed:
         found = [self._tensors.get(name) for name in tensor_names(layer)]
@@ -181,16 +202,26 @@ class Converted:
     @cached_property
     def _tensors(self) -> Mapping[str, Any]:
         """Every tensor of the folder's GGUF files by name, mapped into memory (copy on write: torch warns of what it can't write)."""
-        import gguf
-
-        reader = cast("Any", gguf).GGUFReader
         found: dict[str, Any] = {}
         for file in sorted(self.folder.glob("*.gguf")):
             try:
-                found |= {tensor.name: tensor for tensor in reader(file, "c").tensors}
-            except (ValueError, OSError, IndexError) as error:
-                raise self._unfit(f"{file.name} can't be read: {error}", "convert the model again") from error
+                found |= _tensors_of(file)
+            except _DAMAGED as error:
+                raise self._unfit(
+                    f"{file.name} can't be read: {error}",
+                    "run engineroom convert-experts again: it converts that layer anew",
+                ) from error
         return found
 
     def _unfit(self, why: str, fix: str) -> ModelLoadError:
         return ModelLoadError(f"the experts in {str(self.folder)!r} can't be used", why=why, fix=fix)
+
+
+_DAMAGED = (ValueError, OSError, IndexError, KeyError)
+"""What GGUF's library raises on half a file."""
+
+
+def _tensors_of(file: Path) -> dict[str, Any]:
+    import gguf
+
+    return {tensor.name: tensor for tensor in cast("Any", gguf).GGUFReader(file, "c").tensors}

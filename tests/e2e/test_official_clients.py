@@ -335,6 +335,14 @@ def test_structured_output_by_anthropics_client(demo_api: Api) -> None:
     assert isinstance(parsed.parsed_output, Verdict)
 
 
+def test_anthropics_client_lists_the_models(claude: anthropic.Anthropic) -> None:
+    (told,) = claude.models.list()
+    assert told == claude.models.retrieve("demo")
+    assert (told.type, told.id, told.display_name) == ("model", "demo", "demo")
+    with pytest.raises(anthropic.NotFoundError, match="claude-9"):
+        claude.models.retrieve("claude-9")
+
+
 def test_anthropics_errors_are_of_the_right_class(claude: anthropic.Anthropic, api: Api) -> None:
     with pytest.raises(anthropic.NotFoundError) as unknown:
         claude.messages.create(model="claude-9", max_tokens=5, messages=MESSAGES)

@@ -53,7 +53,8 @@ stand there with a value that asks for nothing. [server.md](server.md) has the r
   event and `response.failed`.
 - **Anthropic's Messages API**: `x-api-key` or `Authorization: Bearer` is the key; `anthropic-version` may be missing, or any since 2023-06-01. Errors are in
   Anthropic's shape, and in a stream an `error` event. A last message of the assistant is gone on with. Thinking is a `thinking` block with an empty
-  signature. `POST /v1/messages/count_tokens` counts. Clients that have no names for `temperature`, `top_p` and `top_k` any more send
+  signature. `POST /v1/messages/count_tokens` counts. `GET /v1/models` is in Anthropic's shape for clients that send `anthropic-version`, with `limit`,
+  `after_id`, `before_id` and `lifecycle[]`. Clients that have no names for `temperature`, `top_p` and `top_k` any more send
   them as `extra_body`.
 """
 

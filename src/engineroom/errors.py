@@ -120,19 +120,29 @@ class UnsupportedError(RequestError):
         feature: the parameter or feature asked for.
         engine: the engine that lacks it.
         engines: the engines that have it.
+        place: where the request asks for it (``messages[0].content[1]``), if that is not the parameter itself.
     """
 
     def __init__(
-        self, feature: str, engine: str, engines: Iterable[str] = (), *, why: str = "", fix: str = ""
+        self,
+        feature: str,
+        engine: str,
+        engines: Iterable[str] = (),
+        *,
+        why: str = "",
+        fix: str = "",
+        place: str = "",
     ) -> None:
         self.feature = feature
         self.engine = engine
         self.engines = tuple(engines)
+        self.place = place
         if not fix and self.engines:
             fix = f"leave {feature} out, or use infer_backend={self.engines[0]}"
         if self.engines:
             why = "; ".join(part for part in (why, f"engines that can: {', '.join(self.engines)}") if part)
-        super().__init__(f"{feature} is not supported by the {engine} engine", why=why, fix=fix)
+        what = f"{feature} is not supported by the {engine} engine"
+        super().__init__(f"{place}: {what}" if place else what, why=why, fix=fix)
 
 
 class ModelError(EngineroomError):

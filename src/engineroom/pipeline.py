@@ -451,6 +451,11 @@ class Pipeline:
             self._check_ids(prompt)
         except MessageError as error:
             raise MessageError(f"batch_input[{place}]: {error.what}", why=error.why, fix=error.fix) from error
+        except UnsupportedError as error:
+            where = f"batch_input[{place}]: {error.place}"
+            raise UnsupportedError(
+                error.feature, error.engine, error.engines, why=error.why, fix=error.fix, place=where
+            ) from error
         limits = (self.engine.context_length, self.engine.pooling.max_tokens)
         limit = min((limit for limit in limits if limit is not None), default=None)
         if limit is not None:

@@ -37,17 +37,25 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
+    """
+    Attributes:
+        place: where the caller's request has it (``messages[0].content[1]``), for errors to name; no part of what it is.
+    """
+
     source: Any
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class VideoPart:
     source: Any
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class AudioPart:
     source: Any
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

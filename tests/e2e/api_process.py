@@ -65,7 +65,7 @@ def serving(*words: str | Path, sum: str) -> Generator[Api, None, None]:
     def read() -> None:
         for line in process.stderr or ():
             lines.append(line)
-            if line.startswith("Anthropic's clients"):
+            if line.startswith("All routes"):
                 told.set()
         told.set()
 

@@ -30,6 +30,13 @@ def embedding_api() -> Generator[Api, None, None]:
         yield api
 
 
+@pytest.fixture(scope="session")
+def reward_api() -> Generator[Api, None, None]:
+    """The shipped reward model."""
+    with serving("-m", "engineroom", "api", "model_name_or_path=demo-reward", sum="") as api:
+        yield api
+
+
 @pytest.fixture(params=["scripted", pytest.param("demo", marks=pytest.mark.slow)])
 def api(request: pytest.FixtureRequest) -> Api:
     """Both."""

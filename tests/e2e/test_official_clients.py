@@ -1,5 +1,6 @@
 """The official clients of OpenAI and Anthropic, doing what their documentation shows."""
 
+import ast
 import asyncio
 import json
 import os
@@ -29,13 +30,33 @@ class Verdict(BaseModel):
 
 
 def test_what_the_server_prints_to_try_works(api: Api) -> None:
+    answered, said = tried(api)
+    assert api.sum in answered["choices"][0]["message"]["content"]
+    assert api.sum in said
+    assert "Anthropic's clients go to" in api.greeting
+
+
+@pytest.mark.slow
+def test_what_is_printed_to_try_is_what_the_model_can(embedding_api: Api, reward_api: Api) -> None:
+    answered, said = tried(embedding_api)
+    vectors = [item["embedding"] for item in answered["data"]]
+    assert len(vectors) == 2
+    assert json.loads(said) == pytest.approx(vectors[0], abs=1e-5)
+    answered, said = tried(reward_api)
+    good, bad = (item["score"] for item in ast.literal_eval(said))
+    assert answered["data"][0]["score"] == pytest.approx(good, abs=1e-4)
+    assert good > bad
+    assert "Anthropic's clients" not in embedding_api.greeting + reward_api.greeting
+
+
+def tried(api: Api) -> tuple[Any, str]:
+    """What the printed curl and the printed Python give."""
     curl, python = api.greeting.split("\n\n")[1:3]
     environ = {**os.environ, "ENGINEROOM_API_KEY": KEY}
     answered = subprocess.run(curl, shell=True, capture_output=True, check=True, timeout=60, env=environ)
-    assert api.sum in json.loads(answered.stdout)["choices"][0]["message"]["content"]
     words = [sys.executable, "-c", python]
     said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60, env=environ)
-    assert api.sum in said.stdout
+    return json.loads(answered.stdout), said.stdout
 
 
 # --- OpenAI ----------------------------------------------------------------------------------------------------
@@ -333,6 +354,14 @@ def test_structured_output_by_anthropics_client(demo_api: Api) -> None:
             model="demo", max_tokens=60, messages=MESSAGES, output_format=Verdict, extra_body=GREEDY
         )
     assert isinstance(parsed.parsed_output, Verdict)
+
+
+def test_anthropics_client_lists_the_models(claude: anthropic.Anthropic) -> None:
+    (told,) = claude.models.list()
+    assert told == claude.models.retrieve("demo")
+    assert (told.type, told.id, told.display_name) == ("model", "demo", "demo")
+    with pytest.raises(anthropic.NotFoundError, match="claude-9"):
+        claude.models.retrieve("claude-9")
 
 
 def test_anthropics_errors_are_of_the_right_class(claude: anthropic.Anthropic, api: Api) -> None:

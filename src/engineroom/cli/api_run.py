@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from engineroom.cli.console import print_json_line
 from engineroom.cli.ending import silence
+from engineroom.cli.greeting import greeting
 
 if TYPE_CHECKING:
     from engineroom.bridge import Bridge
@@ -87,26 +88,15 @@ def _greet(server: RunningServer, *, as_json: bool) -> None:
     if as_json:
         print_json_line({"url": f"{server.url}/v1", "models": list(service.base_names)})
         return
-    name = service.base_names[0]
-    key = "$ENGINEROOM_API_KEY" if server.settings.keys else ""
-    authorization = f' \\\n  -H "Authorization: Bearer {key}"' if key else ""
-    imports, python_key = ("import os\n", 'os.environ["ENGINEROOM_API_KEY"]') if key else ("", '"-"')
-    print(
-        f"""\
-{name} answers at {server.url}/v1
-
-curl {server.url}/v1/chat/completions{authorization} -H "Content-Type: application/json" \\
-  -d '{{"model": "{name}", "messages": [{{"role": "user", "content": "What is 7 plus 5?"}}]}}'
-
-{imports}from openai import OpenAI
-client = OpenAI(base_url="{server.url}/v1", api_key={python_key})
-print(client.responses.create(model="{name}", input="What is 7 plus 5?").output_text)
-
-Anthropic's clients go to {server.url}
-""",
-        file=sys.stderr,
-        flush=True,
+    engine = service.model.engine
+    told = greeting(
+        server.url,
+        service.base_names[0],
+        keyed=bool(server.settings.keys),
+        can_generate=engine.can_generate,
+        can_embed=engine.can_embed,
     )
+    print(told, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ Tokens are bytes, so that a character of several bytes spans several tokens, as 
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,17 +55,15 @@ class ByteTokenizer:
         self.chat_template = chat_template
         self._ids = {text: 256 + place for place, text in enumerate((*_SPECIAL, *_PLAIN_ADDED))}
         self._texts = {token_id: text for text, token_id in self._ids.items()}
+        self._added = re.compile(f"({'|'.join(map(re.escape, self._ids))})")
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
-        start = 0
-        while start < len(text):
-            found = [(place, added) for added in self._ids if (place := text.find(added, start)) >= 0]
-            end, added = min(found, default=(len(text), ""))
-            ids += text[start:end].encode("utf-8", errors="surrogatepass")
-            if added:
-                ids.append(self._ids[added])
-            start = end + len(added)
+        for piece in self._added.split(text):
+            if piece in self._ids:
+                ids.append(self._ids[piece])
+            else:
+                ids += piece.encode("utf-8", errors="surrogatepass")
         return ids
 
     def encode_plain(self, text: str) -> list[int]:

@@ -82,7 +82,7 @@ def parse_messages(
             continue
         if not isinstance(sources, Sequence) or isinstance(sources, (str, bytes)):
             raise MessageError(f"{name} must be a list")
-        media += [kind(source) for source in cast("Sequence[Any]", sources)]
+        media += [kind(source, f"{name}[{i}]") for i, source in enumerate(cast("Sequence[Any]", sources))]
     if media:
         parsed[0] = replace(parsed[0], parts=(*media, *parsed[0].parts))
     return tuple(parsed)
@@ -186,7 +186,7 @@ def _part(item: Any, place: str) -> Part:
         return TextPart(_text(part.get(kind, part.get("value")), f"{place}.{kind}"))
     if isinstance(kind, str) and kind in _MEDIA:
         _check_part(part, {kind, "value"}, place)
-        return _MEDIA[kind](part.get(kind, part.get("value")))
+        return _MEDIA[kind](part.get(kind, part.get("value")), place)
     raise MessageError(f"{place}.type is {shown(kind)}", why=f"types: text, refusal, {', '.join(_MEDIA)}")
 
 

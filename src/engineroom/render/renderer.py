@@ -186,7 +186,7 @@ class Renderer:
                 if isinstance(part, (ImagePart, VideoPart, AudioPart)):
                     raise UnsupportedError(
                         _MEDIA[type(part)], self._engine_name or "chosen", why="media are not supported yet",
-                        fix="send text only",
+                        fix="send text only", place=part.place,
                     )  # fmt: skip
 
 

@@ -44,6 +44,8 @@ _NO_RETRY = {"x-should-retry": "false"}
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}|(?<![\w.:/])(?:/[\w.@+-]+){2,}/?")
 _PLACE = re.compile(r"(?:messages|system|tools|batch_input|documents|input|prompt)(?:\[\d+\]|\.\w+)*")
+_BATCH = "batch_input"
+"""What is scored or embedded, whatever the route calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +136,19 @@ def _of_request(error: RequestError | ArgumentError, names: Mapping[str, str], s
         case PromptTooLongError():
             code, param = "context_length_exceeded", subject
         case UnsupportedError():
-            code, param = "unsupported_parameter", error.feature
+            code, param = "unsupported_parameter", _place_in(error.place) or error.feature
         case ParameterError():
             code, param = _code(error.what), error.parameter
         case ArgumentError():
             param = error.argument
         case MessageError() | TemplateError():
-            found = _PLACE.match(error.what)
-            param = found[0] if found else subject
+            param = _place_in(error.what) or subject
         case _:
             code = "unsupported_request"
     message = _whole(error)
+    if param and param.startswith(_BATCH):
+        param = subject + param.removeprefix(_BATCH)
+        message = message.replace(_BATCH, subject, 1)
     if param is not None and param in names:
         message = re.sub(rf"\b{param}(?==| must| needs| is| can't)", names[param], message)
         param = names[param]
@@ -156,6 +160,12 @@ def _code(what: str) -> str:
     if what.startswith("unknown"):
         return "unknown_parameter"
     return "unsupported_parameter" if what.endswith("is not supported") else "invalid_value"
+
+
+def _place_in(text: str) -> str:
+    """The place that a text begins with."""
+    found = _PLACE.match(text)
+    return found[0] if found else ""
 
 
 def _of_engine(

@@ -62,6 +62,29 @@ def test_what_can_not_be_is_refused(given: dict[str, Any], gpus: int, says: str)
         check(settings(**given), gpus=gpus)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"kt_method": "AMXINT4"},
+        {"kt_weight_path": "/q"},
+        {"kt_cpuinfer": 8},
+        {"kt_threadpool_count": 1},
+        {"kt_numa_nodes": (0,)},
+        {"kt_max_deferred_experts_per_token": 1},
+        {"kt_chunked_prefill_size": 512},
+    ],
+)
+def test_nothing_of_a_server_that_runs_already_can_be_set(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "check", lambda arguments, gpus: None)
+    (name,) = given
+    with pytest.raises(ArgumentError, match=f"{name} can't be combined with sglang_url") as refused:
+        registry.make(settings(sglang_url="http://127.0.0.1:1", **given))
+    assert refused.value.argument == name
+    assert "leave" in refused.value.fix
+
+
 def test_the_argument_chooses_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ArgumentError, match="kt_num_gpu_experts=2 needs an NVIDIA GPU"):
         registry.make(settings(sglang_python="python"))

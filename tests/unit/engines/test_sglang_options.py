@@ -86,6 +86,8 @@ def test_adapters_get_room(tmp_path: Path) -> None:
         ({"sglang_url": "localhost:1"}, "http://"),
         ({"sglang_url": "http://localhost:1", "sglang_python": "python"}, "sglang_python can't be combined"),
         ({"sglang_url": "http://localhost:1", "model_maxlen": 100}, "model_maxlen can't be combined"),
+        ({"sglang_url": "http://localhost:1", "infer_dtype": "float16"}, "infer_dtype can't be combined"),
+        ({"sglang_url": "http://localhost:1", "enable_lora": True}, "enable_lora can't be combined"),
     ],
 )
 def test_what_sglang_can_not_honour_is_refused_by_name(given: dict[str, Any], says: str) -> None:

@@ -212,7 +212,19 @@ def turn(*blocks: dict[str, Any]) -> dict[str, Any]:
             turn({"type": "image", "source": {"type": "url", "url": "x"}}),
             400,
             "invalid_request_error",
-            "images",
+            "messages[0].content[1]: images is not supported",
+        ),
+        (
+            turn(
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "t",
+                    "content": [{"type": "image", "source": {"type": "url", "url": "x"}}],
+                }
+            ),
+            400,
+            "invalid_request_error",
+            "messages[0].content[1].content[0]: images is not supported",
         ),
         ({"system": [{"type": "image"}]}, 400, "invalid_request_error", "system[0].type"),
         ({"messages": [{"role": "user", "content": "x" * 9000}]}, 400, "invalid_request_error", "messages"),

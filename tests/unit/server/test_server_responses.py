@@ -204,7 +204,13 @@ def part(**fields: Any) -> dict[str, Any]:
         (part(type="alien"), 400, "input[0].content[1]", "invalid_value"),
         (part(type="input_file", file_id="f"), 400, "input[0].content[1]", "invalid_value"),
         (part(type="input_image", file_id="f"), 400, "input[0].content[1]", "invalid_value"),
-        (part(type="input_image", image_url="data:x"), 400, "images", "unsupported_parameter"),
+        (part(type="input_image", image_url="data:x"), 400, "input[0].content[1]", "unsupported_parameter"),
+        (
+            part(type="input_audio", input_audio={"data": "AA==", "format": "wav"}),
+            400,
+            "input[0].content[1]",
+            "unsupported_parameter",
+        ),
         ({"input": [{"type": "item_reference", "id": "x"}]}, 400, "input[0]", "invalid_value"),
         (
             {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{"}]},

@@ -67,6 +67,30 @@ def test_scores_of_texts_conversations_and_pairs(rewards: Ask) -> None:
     assert error_of(rewards("/score", {"input": []}))["param"] == "input"
 
 
+IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+HALF = "\ud800"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "place"),
+    [
+        ("/score", {"input": [[{"role": "user", "content": "q"}], [IMAGE]]}, "input[1]"),
+        ("/score", {"input": ["a", HALF]}, "input[1]"),
+        ("/score", {"text_1": "q", "text_2": ["a", HALF]}, "text_2[1]"),
+        ("/classify", {"input": ["a", HALF]}, "input[1]"),
+        ("/v1/score/evaluation", {"messages": ["a", HALF]}, "messages[1]"),
+        ("/v1/rerank", {"query": "q", "documents": ["a", HALF]}, "documents[1]"),
+    ],
+)
+def test_what_cant_be_scored_is_named_by_its_place_in_the_body(
+    rewards: Ask, path: str, body: dict[str, object], place: str
+) -> None:
+    error = error_of(rewards(path, body))
+    assert error["param"] == place
+    assert place in error["message"]
+    assert "batch_input" not in error["message"]
+
+
 def test_classes_are_sigmoids(rewards: Ask) -> None:
     (item,) = rewards("/classify", {"input": "ab"}).json()["data"]
     assert item == {
@@ -126,6 +150,7 @@ def test_embeddings() -> None:
         near = ask("/v1/rerank", query="a", documents=["b", "aab", "a"]).json()["results"]
         pair = ask("/score", text_1="a", text_2="ab").json()["data"][0]["score"]
         refused = [ask("/v1/embeddings", input=given) for given in ([], ["a"] * 3000, [300])]
+        empty = error_of(ask("/v1/rerank", query="a", documents=["b", ""]))
     assert [item["embedding"] for item in body["data"]] == [pytest.approx([0.8, 0.6]), [1.0, 0.0]]
     assert body["usage"] == {"prompt_tokens": 9, "total_tokens": 9}
     assert [item["embedding"] for item in ids["data"]] == [[1.0, 0.0], [0.0, 1.0]]
@@ -134,3 +159,7 @@ def test_embeddings() -> None:
     assert [item["index"] for item in near] == [2, 1, 0]
     assert pair == pytest.approx(0.5**0.5)
     assert {response.status_code for response in refused} == {400}
+    assert (empty["param"], empty["message"][:48]) == (
+        "documents",
+        "a text is not fit: the prompt has no tokens. Fix",
+    )

@@ -81,7 +81,10 @@ def _check_url(arguments: Arguments) -> None:
     given = arguments.model_fields_set
     for name in (
         *("sglang_python", "sglang_config", "sglang_maxlen", "sglang_mem_fraction", "sglang_tp_size"),
-        *("sglang_lora_backend", "model_maxlen", "device"),
+        *("sglang_lora_backend", "model_maxlen", "device", "infer_dtype", "enable_lora"),
+        # kt_num_gpu_experts stays: it says that the server is sglang-kt's.
+        *("kt_method", "kt_weight_path", "kt_cpuinfer", "kt_threadpool_count", "kt_numa_nodes"),
+        *("kt_max_deferred_experts_per_token", "kt_chunked_prefill_size"),
     ):
         if name in given and getattr(arguments, name) is not None:
             raise ArgumentError(

@@ -82,27 +82,27 @@ def conversation(body: TurnsFields) -> list[Message]:
     if body.system is not None:
         texts = [body.system] if isinstance(body.system, str) else [block.text for block in body.system]
         messages.append(Message("system", tuple(TextPart(text) for text in texts)))
-    for turn in body.messages:
-        messages += _turn(turn)
+    for place, turn in enumerate(body.messages):
+        messages += _turn(turn, f"messages[{place}].content")
     return messages
 
 
-def _turn(turn: InputTurn) -> list[Message]:
+def _turn(turn: InputTurn, place: str) -> list[Message]:
     if isinstance(turn.content, str):
         return [Message(turn.role, (TextPart(turn.content),))]
     messages: list[Message] = []
     parts: list[Part] = []
-    for block in turn.content:
+    for i, block in enumerate(turn.content):
         if isinstance(block, ToolResultBlock):
             messages += [Message(turn.role, tuple(parts))] if parts else []
-            messages.append(Message("tool", _result(block)))
+            messages.append(Message("tool", _result(block, f"{place}[{i}].content")))
             parts = []
         else:
-            parts.append(_part(block))
+            parts.append(_part(block, f"{place}[{i}]"))
     return [*messages, Message(turn.role, tuple(parts))] if parts or not messages else messages
 
 
-def _part(block: TextBlock | ImageBlock | ThinkingBlock | ToolUseBlock) -> Part:
+def _part(block: TextBlock | ImageBlock | ThinkingBlock | ToolUseBlock, place: str) -> Part:
     match block:
         case TextBlock():
             return TextPart(block.text)
@@ -111,17 +111,19 @@ def _part(block: TextBlock | ImageBlock | ThinkingBlock | ToolUseBlock) -> Part:
         case ToolUseBlock():
             return ToolCallPart(block.name, block.input, block.id)
         case ImageBlock():
-            return _image(block)
+            return _image(block, place)
 
 
-def _image(block: ImageBlock) -> ImagePart:
+def _image(block: ImageBlock, place: str) -> ImagePart:
     source = block.source
     if isinstance(source, Base64Source):
-        return ImagePart({"url": f"data:{source.media_type};base64,{source.data}"})
-    return ImagePart({"url": source.url})
+        return ImagePart({"url": f"data:{source.media_type};base64,{source.data}"}, place)
+    return ImagePart({"url": source.url}, place)
 
 
-def _result(block: ToolResultBlock) -> tuple[Part, ...]:
+def _result(block: ToolResultBlock, place: str) -> tuple[Part, ...]:
     content = block.content
-    parts = [TextPart(content)] if isinstance(content, str) else [_part(part) for part in content]
+    if isinstance(content, str):
+        return tool_result([TextPart(content)], block.tool_use_id)
+    parts = [_part(part, f"{place}[{i}]") for i, part in enumerate(content)]
     return tool_result(parts, block.tool_use_id)

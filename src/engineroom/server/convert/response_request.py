@@ -153,9 +153,9 @@ def _part(part: Content, place: str) -> Part:
                 raise MessageError(
                     f"{place} has no image_url", why="no files are kept here", fix="send the image"
                 )
-            return ImagePart(given(url=part.image_url, detail=part.detail))
+            return ImagePart(given(url=part.image_url, detail=part.detail), place)
         case _:
-            return AudioPart({"data": part.input_audio.data, "format": part.input_audio.format})
+            return AudioPart({"data": part.input_audio.data, "format": part.input_audio.format}, place)
 
 
 def _arguments(text: str, place: str) -> Mapping[str, Any]:

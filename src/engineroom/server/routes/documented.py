@@ -22,3 +22,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 ANTHROPIC_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {**told, "model": AnthropicErrorBody} for status, told in ERRORS.items()
 }
+
+EITHER_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {**told, "model": ErrorBody | AnthropicErrorBody} for status, told in ERRORS.items()
+}
+"""Of routes that both APIs have."""

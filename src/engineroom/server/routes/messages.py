@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from engineroom.errors import ParameterError, shown
 from engineroom.server.answers import JsonAnswer
 from engineroom.server.convert.message_answer import MessagePieces, MessageShape, message
 from engineroom.server.convert.message_request import NAMES, conversation, message_options, rendering_switches
 from engineroom.server.rendering import rendered
+from engineroom.server.routes.anthropic_version import Version, check_version
 from engineroom.server.routes.documented import ANTHROPIC_ERRORS
 from engineroom.server.service import service_of
 from engineroom.server.sse import EventStream, written
@@ -21,19 +20,11 @@ from engineroom.server.wire.messages import AnthropicMessage, CountTokensRequest
 
 router = APIRouter(tags=["messages"])
 
-_FIRST_VERSION = "2023-06-01"
-"""Its events are typed and hold pieces. Versions since have taken fields away, and changed nothing that is sent here."""
-
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
-Version = Annotated[
-    str | None, Header(alias="anthropic-version", description=f"{_FIRST_VERSION} or later; or none.")
-]
-
 
 @router.post("/v1/messages", response_model=AnthropicMessage, responses=ANTHROPIC_ERRORS)
 async def create_message(body: MessagesRequest, request: Request, version: Version = None) -> Response:
     """Answers a conversation; with ``stream`` in Anthropic's events."""
-    _check_version(version)
+    check_version(version)
     service, ticket = service_of(request), ticket_of(request)
     model, ticket.names = service.model, NAMES
     ticket.model, adapter = service.chosen(body.model)
@@ -53,18 +44,9 @@ async def create_message(body: MessagesRequest, request: Request, version: Versi
 @router.post("/v1/messages/count_tokens", response_model=TokenCount, responses=ANTHROPIC_ERRORS)
 async def count_tokens(body: CountTokensRequest, request: Request, version: Version = None) -> Response:
     """How many tokens a conversation has, as the model would see it."""
-    _check_version(version)
+    check_version(version)
     service, ticket = service_of(request), ticket_of(request)
     model, ticket.names = service.model, NAMES
     service.chosen(body.model)
     switches: dict[str, Any] = rendering_switches(body, model.engine.name)
     return JsonAnswer({"input_tokens": len(await rendered(model, conversation(body), **switches))})
-
-
-def _check_version(version: str | None) -> None:
-    if version is not None and not (_DATE.fullmatch(version) and version >= _FIRST_VERSION):
-        raise ParameterError(
-            f"anthropic-version {shown(version)} is not spoken here",
-            why=f"a date from {_FIRST_VERSION} on",
-            parameter="anthropic-version",
-        )

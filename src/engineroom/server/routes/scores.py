@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from engineroom.errors import MessageError
 from engineroom.server.answers import JsonAnswer
 from engineroom.server.convert.scores import (
     as_conversation,
@@ -57,6 +58,7 @@ async def evaluate(body: EvaluationRequest, request: Request) -> Response:
 @router.post("/v1/score", response_model=ScoreList, responses=ERRORS, include_in_schema=False)
 async def score(body: ScoreRequest, request: Request) -> Response:
     """Scores of texts or conversations, or of pairs of texts."""
+    ticket_of(request).subject = "text_2" if body.input is None else "input"
     if body.input is not None:
         scores = await _rewards(request, body, inputs_of(body))
     else:
@@ -68,6 +70,7 @@ async def score(body: ScoreRequest, request: Request) -> Response:
 @router.post("/classify", response_model=Classification, responses=ERRORS)
 async def classify(body: ClassifyRequest, request: Request) -> Response:
     """vLLM's: a reward model has one label, whose probability is the sigmoid of the score."""
+    ticket_of(request).subject = "input"
     given = [body.input] if isinstance(body.input, str) else list(body.input)
     scores = await _rewards(request, body, checked(given, "input"))
     if body.use_activation is not False:
@@ -83,6 +86,7 @@ async def classify(body: ClassifyRequest, request: Request) -> Response:
 @router.post("/rerank", response_model=Ranking, responses=ERRORS, include_in_schema=False)
 async def rerank(body: RerankRequest, request: Request) -> Response:
     """Documents, the one that answers the query best first."""
+    ticket_of(request).subject = "documents"
     texts = documents_of(body)
     scores = await _of_pairs(request, body, [(body.query, text) for text in texts])
     return JsonAnswer(
@@ -108,7 +112,11 @@ async def _of_pairs(request: Request, body: Scored, pairs: Sequence[tuple[str, s
     ticket.model = service.base_of(body.model)
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
     work = service.model.aget_embeddings(texts, timeout=service.timeout(body.timeout))
-    vectors = dict(zip(texts, await ticket.attend(request.receive, work), strict=True))
+    try:
+        vectors = dict(zip(texts, await ticket.attend(request.receive, work), strict=True))
+    except MessageError as error:  # its place is one in the list without repetitions, which nobody sent
+        what = error.what.partition(": ")[2] or error.what
+        raise MessageError(f"a text is not fit: {what}", why=error.why, fix=error.fix) from error
     return [cosine(vectors[one], vectors[other]) for one, other in pairs]
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import tiny_models
 from engineroom import ChatModel, SamplingParams
+from engineroom import demo as shipped
 from engineroom.arguments import Arguments
 from engineroom.checkpoint import Checkpoint
 from engineroom.config import parse_arguments
@@ -167,7 +168,7 @@ def test_every_request_of_a_ragged_batch_is_generates(roomy: LoadedModel, refere
 @pytest.mark.slow
 def test_the_shipped_model_answers_32_as_it_answers_each(demo: ChatModel) -> None:
     questions = [f"What is {i} plus {2 * i}?" + " Be quick." * (i % 5) for i in range(32)]
-    model = tiny_models.reference(Path(str(tiny_models.demo.resolve("demo"))))
+    model = tiny_models.reference(Path(str(shipped.resolve("demo"))))
     with ThreadPoolExecutor(32) as pool:
         found = list(pool.map(lambda q: demo.chat(q, max_new_tokens=24, **GREEDY)[0].token_ids, questions))
     for question, ids in zip(questions, found, strict=True):

@@ -19,11 +19,10 @@ from typing import Any, Self
 from engineroom.admission import Admission
 from engineroom.bridge import Bridge
 from engineroom.call import Call, Conversation
-from engineroom.config import Arguments, ArgumentSource, parse_arguments
+from engineroom.config import Arguments, ArgumentSource, max_concurrent, parse_arguments
 from engineroom.engines import registry
 from engineroom.engines.base import BaseEngine, Health, Progress
 from engineroom.errors import (
-    ArgumentError,
     EngineDeadError,
     EngineError,
     EngineNotReadyError,
@@ -113,7 +112,7 @@ class ChatModel:
             warnings.warn(warning, TemplateWarning, stacklevel=2)
         if self._defaults.warning:
             warnings.warn(self._defaults.warning, SamplingWarning, stacklevel=2)
-        _max_concurrent(self.arguments)  # refused before anything is loaded
+        max_concurrent(self.arguments)  # refused before anything is loaded
         self.renderer = Renderer(
             self._tokenizer,
             template,
@@ -137,7 +136,7 @@ class ChatModel:
     def _join(self, engine: BaseEngine) -> Pipeline:
         """The path through an engine that has started."""
         checkpoint = engine.checkpoint
-        limit = _max_concurrent(self.arguments) or engine.max_concurrency
+        limit = max_concurrent(self.arguments) or engine.max_concurrency
         pipeline = Pipeline(
             self.renderer,
             engine,
@@ -607,19 +606,3 @@ def _load_tokenizer(engine: BaseEngine, arguments: Arguments, report: Progress) 
         trust_remote_code=arguments.trust_remote_code,
         use_fast=arguments.use_fast_tokenizer,
     )
-
-
-def _max_concurrent(arguments: Arguments) -> int | None:
-    """The argument, or LLaMA-Factory's environment variable."""
-    if arguments.max_concurrent is not None:
-        return arguments.max_concurrent
-    text = os.environ.get("MAX_CONCURRENT")
-    if text is None:
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentError(
-            f"MAX_CONCURRENT={text!r} is not allowed",
-            why="allowed: an integer of at least 1",
-            argument="max_concurrent",
-        )
-    return int(text)

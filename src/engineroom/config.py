@@ -30,11 +30,14 @@ from engineroom.errors import (
 from engineroom.params import SamplingParams
 
 __all__ = [
-    "ArgumentDoc", "ArgumentSource", "Arguments", "argument_names", "describe", "is_config_file", "parse_arguments",
-    "parse_words", "read_config", "training_argument_names",
+    "ArgumentDoc", "ArgumentSource", "Arguments", "argument_names", "describe", "is_config_file", "max_concurrent",
+    "parse_arguments", "parse_words", "read_config", "training_argument_names",
 ]  # fmt: skip
 
 ArgumentSource: TypeAlias = "Mapping[str, Any] | str | os.PathLike[str] | Sequence[str] | Arguments | None"
+
+MAX_CONCURRENT = "MAX_CONCURRENT"
+"""LLaMA-Factory's environment variable for the argument of that name."""
 
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -306,3 +309,21 @@ def _refusal(name: str, value: Any) -> ArgumentError:
     return ArgumentError(
         f"{name}={shown(value)} is not allowed", why=f"allowed: {allowed(name)}", argument=name
     )
+
+
+def max_concurrent(arguments: Arguments) -> int | None:
+    """The argument, or LLaMA-Factory's environment variable.
+
+    Raises:
+        ArgumentError: the variable holds no number of requests.
+    """
+    text = os.environ.get(MAX_CONCURRENT)
+    if arguments.max_concurrent is not None or text is None:
+        return arguments.max_concurrent
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentError(
+            f"{MAX_CONCURRENT}={shown(text)} is not allowed",
+            why="allowed: an integer of at least 1",
+            argument="max_concurrent",
+        )
+    return int(text)

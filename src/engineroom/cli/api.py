@@ -122,14 +122,18 @@ def api(
     """
     options = dict(locals())  # of which ``resolve`` takes those that are settings of the server
     _require_libraries()
+    from engineroom.cli.loading import print_note
     from engineroom.config import parse_arguments
-    from engineroom.server.settings import resolve
+    from engineroom.server.settings import config_files, resolve, strangers
 
-    values, own = _divided(context, config or [])
+    files = config_files(config or [])
+    values, own, sources = _divided(context, files.value)
     settings, origins = resolve(options, own)
     arguments = parse_arguments(values)
+    for name, guess in strangers():
+        print_note(f"{name} is set, but no setting of that name exists" + f"; {guess} does" * bool(guess))
     if print_config:
-        _print_config([*origins, *_of_model(arguments, values)], as_json=as_json)
+        _print_config([files, *origins, *_of_model(arguments, sources)], as_json=as_json)
         return 0
     return serve(settings, arguments, as_json=as_json)
 
@@ -146,25 +150,33 @@ def _require_libraries() -> None:
             )
 
 
-def _divided(context: typer.Context, files: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of the model, and of the server where files hold them."""
+def _divided(
+    context: typer.Context, files: Sequence[Path]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """The settings of the model, those of the server where files hold them, and where the model's came from."""
     from engineroom.config import read_config
     from engineroom.server.settings import ServerSettings
 
     values: dict[str, Any] = {}
     for file in files:
         values.update(read_config(file))
-    values.update(settings_of(context).values())
+    words = settings_of(context)
+    values.update(words.values())
     own = {name: values.pop(name) for name in ServerSettings.model_fields if name in values}
-    return values, own
+    typed = {name for name, _ in words.assignments}
+    return values, own, {name: "command line" if name in typed else "configuration file" for name in values}
 
 
-def _of_model(arguments: Arguments, given: Mapping[str, Any]) -> Iterator[Origin]:
+def _of_model(arguments: Arguments, sources: Mapping[str, str]) -> Iterator[Origin]:
     """The settings of the model, as origins."""
+    from engineroom.config import MAX_CONCURRENT, max_concurrent
     from engineroom.server.settings import Origin
 
     for name in type(arguments).model_fields:
-        yield Origin(name, getattr(arguments, name), "given" if name in given else "default")
+        value, source = getattr(arguments, name), sources.get(name, "default")
+        if name == "max_concurrent" and value is None and (limit := max_concurrent(arguments)):
+            value, source = limit, MAX_CONCURRENT
+        yield Origin(name, value, source)
 
 
 def _print_config(origins: Sequence[Origin], *, as_json: bool) -> None:
@@ -184,4 +196,6 @@ def _shown(origin: Origin) -> Any:
         return f"{len(value)} key" if len(value) == 1 else f"{len(value)} keys"
     if origin.name == "hf_hub_token" and value:
         return "set"
+    if origin.name == "config":
+        return [str(file) for file in value]
     return str(value) if isinstance(value, Path) else value

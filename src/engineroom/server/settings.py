@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from engineroom.errors import ArgumentError, shown
+from engineroom.errors import ArgumentError, nearest, shown
 
 LLAMA_FACTORY: Mapping[str, str] = {
     "host": "API_HOST",
@@ -151,6 +151,25 @@ def resolve(
         Origin(name, getattr(settings, name), sources.get(name, "default"))
         for name in ServerSettings.model_fields
     ]
+
+
+def config_files(flags: Sequence[Path], environ: Mapping[str, str] = os.environ) -> Origin:
+    """The configuration files: ``--config``'s, or those that ``ENGINEROOM_CONFIG`` names, with commas between them."""
+    if flags:
+        return Origin("config", tuple(flags), "--config")
+    named = tuple(map(Path, _split(environ.get("ENGINEROOM_CONFIG", ""))))
+    return Origin("config", named, "ENGINEROOM_CONFIG" if named else "default")
+
+
+_OTHERS = ("CONFIG", "HOME", "HISTORY", "DEBUG")
+"""Variables that are not the server's, or not one of its settings."""
+
+
+def strangers(environ: Mapping[str, str] = os.environ) -> list[tuple[str, str | None]]:
+    """Variables that look like ours and are not, and what may have been meant."""
+    known = {f"ENGINEROOM_{name.upper()}" for name in (*ServerSettings.model_fields, *_OTHERS)}
+    found = (name for name in environ if name.startswith("ENGINEROOM_") and not name.endswith("_LOG"))
+    return [(name, nearest(name, known)) for name in found if name not in known]
 
 
 def _candidates(

@@ -32,10 +32,51 @@ def test_print_config_shows_each_value_and_where_it_came_from(
     assert "served_model_name = ('theirs',)  (API_MODEL_NAME)" in lines
     assert "api_key = 1 key  (ENGINEROOM_API_KEY)" in lines
     assert "host = 127.0.0.1  (default)" in lines
-    assert "temperature = 0.0  (given)" in lines
-    assert "model_name_or_path = demo-reward  (given)" in lines
+    assert "temperature = 0.0  (command line)" in lines
+    assert "model_name_or_path = demo-reward  (configuration file)" in lines
     assert "infer_backend = huggingface  (default)" in lines
     assert "sk-secret" not in out
+
+
+def test_variables_name_the_files_and_the_limit(
+    program: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files = tmp_path / "model.yaml", tmp_path / "server.yaml"
+    files[0].write_text("infer_backend: scripted\nport: 7000\n")
+    files[1].write_text("port: 7001\n")
+    monkeypatch.setenv("ENGINEROOM_CONFIG", f"{files[0]}, {files[1]}")
+    monkeypatch.setenv("MAX_CONCURRENT", "3")
+    code, out, err = program("api", "--print-config", "--json")
+    told = json.loads(out)
+    assert (code, err) == (0, "")
+    assert told["config"] == {"value": [str(file) for file in files], "source": "ENGINEROOM_CONFIG"}
+    assert told["port"] == {"value": 7001, "source": "configuration file"}
+    assert told["infer_backend"] == {"value": "scripted", "source": "configuration file"}
+    assert told["max_concurrent"] == {"value": 3, "source": "MAX_CONCURRENT"}
+    monkeypatch.setenv("MAX_CONCURRENT", "0")
+    code, _, err = program("api", "--print-config")
+    assert (code, "MAX_CONCURRENT='0' is not allowed" in err) == (2, True)
+
+
+def test_a_flag_s_files_win_over_the_variable_s(
+    program: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "server.yaml"
+    file.write_text("port: 7000\n")
+    monkeypatch.setenv("ENGINEROOM_CONFIG", str(tmp_path / "missing.yaml"))
+    code, out, _ = program("api", "--config", str(file), "--print-config")
+    assert (code, "port = 7000  (configuration file)" in out) == (0, True)
+    code, _, err = program("api", "--print-config")
+    assert (code, "missing.yaml" in err) == (2, True)
+
+
+def test_a_misspelt_variable_is_told(program: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINEROOM_PROT", "9000")
+    monkeypatch.setenv("ENGINEROOM_VLLM_LOG", "/tmp/log")
+    code, _, err = program("api", "--print-config")
+    assert code == 0
+    assert "ENGINEROOM_PROT is set, but no setting of that name exists; ENGINEROOM_PORT does" in err
+    assert "LOG" not in err
 
 
 def test_the_configuration_as_json(program: Run) -> None:

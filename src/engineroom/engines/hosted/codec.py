@@ -248,7 +248,7 @@ POOLING: Codec[Pooling] = Codec(lambda p: [p.kind, p.normalize, p.max_tokens], _
 
 _ATTRIBUTES = (
     "argument", "parameter", "prompt_length", "context_length", "feature", "engine", "engines", "retry_after", "timeout",
-    "tokens", "status",
+    "tokens", "status", "place",
 )  # fmt: skip
 """What errors have beside what, why and fix."""
 

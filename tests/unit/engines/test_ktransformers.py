@@ -37,6 +37,8 @@ from engineroom.engines.ktransformers.methods import METHODS, available
 from engineroom.errors import ArgumentError, EngineClosedError, EngineroomError, ModelLoadError
 from tiny_models import save
 
+pytestmark = pytest.mark.slow  # models are loaded in many of them
+
 MOE = Path(str(demo.resolve("demo-moe")))
 SHAPE = Shape(experts=4, per_token=2, hidden=256, inner=256)
 COSINES = {"BF16": 0.9999, "AMXINT8": 0.999, "FP8": 0.998, "AMXINT4": 0.95, "LLAMAFILE": 0.999999}

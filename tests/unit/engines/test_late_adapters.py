@@ -20,6 +20,8 @@ from engineroom import ChatModel
 from engineroom.engines.huggingface import sleeping
 from engineroom.errors import ModelLoadError, UnsupportedError
 
+pytestmark = pytest.mark.slow  # models are loaded in many of them
+
 Damage = Callable[[Path], None]
 
 

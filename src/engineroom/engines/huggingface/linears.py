@@ -159,9 +159,7 @@ class TiledLinear(nn.Linear):
             out = rows.new_empty(rows.shape[1], self.out_features)
             for some, to in zip(torch.split(rows, _ROWS, 1), torch.split(out, _ROWS), strict=True):
                 _multiply(some, tiles, self._rest, to)
-        out = out.view(*input.shape[:-1], self.out_features)
-        bias = cast("Tensor | None", self.bias)
-        return out if bias is None else out.add_(bias)
+        return _finished(out, input, self.out_features, self.bias)
 
 
 class SharedLinear(nn.Linear):
@@ -176,9 +174,7 @@ class SharedLinear(nn.Linear):
         out = rows.new_empty(rows.shape[1], outputs)
         tiles = self.weight[: outputs - left].view(count, _ROW_TILE, inputs).transpose(1, 2)
         _multiply(rows, tiles, self.weight[outputs - left :].t(), out)
-        out = out.view(*input.shape[:-1], outputs)
-        bias = cast("Tensor | None", self.bias)
-        return out if bias is None else out.add_(bias)
+        return _finished(out, input, self.out_features, self.bias)
 
 
 def _multiply(rows: Tensor, tiles: Tensor, rest: Tensor, out: Tensor) -> None:
@@ -188,6 +184,12 @@ def _multiply(rows: Tensor, tiles: Tensor, rest: Tensor, out: Tensor) -> None:
     torch.bmm(rows.expand(count, -1, -1), tiles, out=place)
     if rest.shape[1]:
         torch.mm(rows[0], rest, out=out[:, count * size :])
+
+
+def _finished(out: Tensor, input: Tensor, outputs: int, bias: Tensor | None) -> Tensor:
+    """[…, outputs], as the input's other dimensions are, with the bias added."""
+    out = out.view(*input.shape[:-1], outputs)
+    return out if bias is None else out.add_(bias)
 
 
 class WideLinear(nn.Linear):

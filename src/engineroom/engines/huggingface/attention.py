@@ -18,6 +18,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
 
 from engineroom.engines.huggingface.batch import Group, RaggedBatch, Span
+from engineroom.engines.huggingface.kv_cache import LayerShape
 
 NAME = "engineroom_ragged"
 """In Transformers' table of attention functions. It has no mask function there, so that models make no masks for it."""
@@ -95,16 +96,10 @@ def attend(
     unknown = [name for name, given in options.items() if given is not None and name not in _HARMLESS]
     if batch is None or attention_mask is not None or unknown or not getattr(module, "is_causal", True):
         raise UnknownAttentionError(", ".join(unknown) or "a mask of its own")
-    layer = _current.layer
-    keys, values = batch.cache.keys[layer], batch.cache.values[layer]
-    window = batch.cache.layers[layer].window
-    kept = Kept(keys, values, window, cast("_Expand | None", getattr(module, "expand_kv", None)))
-    rows = query[0].transpose(0, 1)  # [tokens, heads, size]
-    parts = [
-        _decode(batch, group, rows[group.first : group.first + group.count], kept, scaling)
-        for whole in batch.groups
-        for group in kept.portions(whole)
-    ]
+    cache, layer = batch.cache, _current.layer
+    kept = Kept(cache.layers[layer], cache.keys[layer], cache.values[layer], _expansion(module))
+    rows = query.transpose(1, 2)[0]  # [tokens, heads, size]
+    parts = [_decode(batch, group, rows, kept, scaling) for group in batch.groups]
     parts += [
         _prefill(batch, span, query[:, :, first : first + len(span.token_ids)], kept, scaling)
         for first, span in batch.prefills
@@ -126,51 +121,76 @@ class Kept(NamedTuple):
             2405.04434), and Transformers calls the way back ``expand_kv``.
     """
 
+    shape: LayerShape
     keys: Tensor
     values: Tensor
-    window: int | None
     expand: _Expand | None
 
-    def read(self, view: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Keys and values of the tokens in view, [requests, heads, tokens, size]."""
-        key, value = view(self.keys), view(self.values)
+    def expanded(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the tokens in view: [requests, heads, tokens, size]."""
         return (key, value) if self.expand is None else self.expand(key, value)
 
-    def portions(self, group: Group) -> Iterable[Group]:
-        """The group, in parts of not too many tokens where they have to be expanded."""
-        if self.expand is None:
-            return (group,)
-        size = max(1, _EXPANDED // max(group.lengths))
-        parts = ((i, group.lengths[i : i + size]) for i in range(0, group.count, size))
-        return (
-            Group(group.first + i, len(lengths), group.start + i * group.stride, group.stride, lengths)
-            for i, lengths in parts
-        )
+
+def _expansion(module: nn.Module) -> _Expand | None:
+    # A module looks for what it does not have in all its tables, and that at every token: its class is asked.
+    return cast("Any", module).expand_kv if hasattr(type(module), "expand_kv") else None
 
 
 cast("Any", AttentionInterface).register(NAME, attend)
 
 
+class _Sight(NamedTuple):
+    """What a group's requests see of the memory, in layers that keep the same: [count, heads, tokens, size] of it.
+
+    Attributes:
+        keys: as ``as_strided`` takes it: sizes, strides and the first number's place.
+        mask: added to the scores, [count, 1, 1, tokens]. None if every request sees all that is there.
+    """
+
+    group: Group
+    keys: _Lie
+    values: _Lie
+    mask: Tensor | None
+
+
+_Lie = tuple[tuple[int, ...], tuple[int, ...], int]
+
+
+def _sights(batch: RaggedBatch, group: Group, kept: Kept, rows: Tensor) -> list[_Sight]:
+    """Worked out for the first of the layers that are alike; in parts of not too many tokens where they are expanded."""
+    place = ("decode", group.first, kept.shape, kept.expand is None)
+    found = cast("list[_Sight] | None", batch.known.get(place))
+    if found is None:
+        parts = [group] if kept.expand is None else group.split(max(1, _EXPANDED // max(group.lengths)))
+        found = batch.known[place] = [_sight(part, kept, rows) for part in parts]
+    return found
+
+
+def _sight(group: Group, kept: Kept, rows: Tensor) -> _Sight:
+    window, longest = kept.shape.window, max(group.lengths)
+    first = max(0, min(group.lengths) - window) if window is not None else 0
+
+    def lie(store: Tensor) -> _Lie:
+        token, head, _ = store.stride()
+        sizes = (group.count, store.shape[1], longest - first, store.shape[2])
+        return sizes, (group.stride * token, head, token, 1), (group.start + first) * token
+
+    return _Sight(group, lie(kept.keys), lie(kept.values), _decode_mask(group, first, longest, window, rows))
+
+
 def _decode(batch: RaggedBatch, group: Group, rows: Tensor, kept: Kept, scaling: float | None) -> Tensor:
-    """One token of each of a group's requests: [count, heads, size] to [count, heads, value size].
+    """One token of each of a group's requests: of [tokens, heads, size] to [count, heads, value size].
 
     The query heads that share a head of keys stand where a sequence's tokens would: [count, key heads, sharing, size].
     """
-    window, longest = kept.window, max(group.lengths)
-    first = max(0, min(group.lengths) - window) if window is not None else 0
-    key, value = kept.read(
-        lambda store: store.as_strided(
-            (group.count, store.shape[1], longest - first, store.shape[2]),
-            (group.stride * store.stride(0), store.stride(1), store.stride(0), 1),
-            (group.start + first) * store.stride(0),
-        )
-    )
-    mask_key = ("decode", group.first, group.count, window)
-    if mask_key not in batch.masks:
-        batch.masks[mask_key] = _decode_mask(group, first, longest, window, rows)
-    query = rows.reshape(group.count, key.shape[1], -1, rows.shape[2])
-    out = _attention(batch)(query, key, value, batch.masks[mask_key], scaling)
-    return out.reshape(group.count, rows.shape[1], -1)
+    attention, parts = _attention(batch), list[Tensor]()
+    for part, keys, values, mask in _sights(batch, group, kept, rows):
+        key, value = kept.expanded(kept.keys.as_strided(*keys), kept.values.as_strided(*values))
+        own = rows if part.count == len(rows) else rows[part.first : part.first + part.count]
+        query = own.reshape(part.count, key.shape[1], -1, rows.shape[2])
+        out = attention(query, key, value, mask, scaling)
+        parts.append(out.reshape(part.count, rows.shape[1], -1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _decode_mask(group: Group, first: int, longest: int, window: int | None, rows: Tensor) -> Tensor | None:
@@ -188,15 +208,14 @@ def _decode_mask(group: Group, first: int, longest: int, window: int | None, row
 
 def _prefill(batch: RaggedBatch, span: Span, query: Tensor, kept: Kept, scaling: float | None) -> Tensor:
     """Several tokens of one request: [1, heads, tokens, size] to [tokens, heads, value size]."""
-    window = kept.window
+    window = kept.shape.window
     first = max(0, span.past + 1 - window) if window is not None else 0
-    key, value = kept.read(
-        lambda store: store[span.start + first : span.start + span.length].transpose(0, 1)[None]
-    )
-    mask_key = ("prefill", span.start, window)
-    if mask_key not in batch.masks:
-        batch.masks[mask_key] = _prefill_mask(span, first, window, query)
-    out = _attention(batch)(query, key, value, batch.masks[mask_key], scaling)
+    seen = slice(span.start + first, span.start + span.length)
+    key, value = kept.expanded(kept.keys[seen].transpose(0, 1)[None], kept.values[seen].transpose(0, 1)[None])
+    place = ("prefill", span.start, window)
+    if place not in batch.known:
+        batch.known[place] = _prefill_mask(span, first, window, query)
+    out = _attention(batch)(query, key, value, cast("Tensor | None", batch.known[place]), scaling)
     return out[0].transpose(0, 1)
 
 

@@ -53,6 +53,14 @@ class Group:
     stride: int
     lengths: tuple[int, ...]
 
+    def split(self, size: int) -> list[Group]:
+        """The same requests in groups of so many."""
+        return [
+            Group(self.first + i, len(lengths), self.start + i * self.stride, self.stride, lengths)
+            for i in range(0, self.count, size)
+            for lengths in (self.lengths[i : i + size],)
+        ]
+
 
 @dataclass(slots=True, eq=False)
 class RaggedBatch:
@@ -66,7 +74,7 @@ class RaggedBatch:
         groups: the requests that decode.
         prefills: (place in the step, span) of the others.
         eager: attention by plain matrix products, as asked for.
-        masks: what attention has computed for one layer and uses for those like it.
+        known: what attention has worked out for one layer and uses for those like it.
     """
 
     cache: KVCache
@@ -77,12 +85,7 @@ class RaggedBatch:
     groups: list[Group]
     prefills: list[tuple[int, Span]]
     eager: bool = False
-    masks: dict[object, Tensor | None] = field(default_factory=dict[object, "Tensor | None"])
-
-    @property
-    def decoding(self) -> int:
-        """Requests that decode: the first so many tokens."""
-        return sum(group.count for group in self.groups)
+    known: dict[object, object] = field(default_factory=dict[object, object])
 
 
 def build(

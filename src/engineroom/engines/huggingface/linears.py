@@ -151,15 +151,16 @@ class TiledLinear(nn.Linear):
                 self._rest.copy_(weight[full:].t())
 
     def forward(self, input: Tensor) -> Tensor:
-        count, tiles = self._count, self._tiles
-        rows = input.reshape(1, -1, self.in_features)
-        if rows.shape[1] == 1 and not self._left:  # the tiles' outputs in turn are the result as it is
-            out = torch.bmm(rows.expand(count, -1, -1), tiles)
+        inputs, outputs = self.in_features, self.out_features
+        if input.numel() == inputs and not self._left:  # the tiles' outputs in turn are the result as it is
+            row = input if input.dim() == 3 else input.view(1, 1, inputs)
+            out = torch.bmm(row.expand(self._count, 1, inputs), self._tiles)
         else:
-            out = rows.new_empty(rows.shape[1], self.out_features)
+            rows = input.reshape(1, -1, inputs)
+            out = rows.new_empty(rows.shape[1], outputs)
             for some, to in zip(torch.split(rows, _ROWS, 1), torch.split(out, _ROWS), strict=True):
-                _multiply(some, tiles, self._rest, to)
-        return _finished(out, input, self.out_features, self.bias)
+                _multiply(some, self._tiles, self._rest, to)
+        return _finished(out, input, outputs, self.bias)
 
 
 class SharedLinear(nn.Linear):

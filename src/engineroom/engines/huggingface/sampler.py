@@ -72,9 +72,13 @@ class Sampler:
             ids[plan.draw.places] = plan.draw(shaped)
         if plan.penalties is not None:
             plan.penalties.note(ids)
-        found = integers(ids.where(highest.isfinite(), -1))
         logprobs = _logprobs(logits, ids, plan.scored, plan.top) if plan.scored else {}
-        return [Drawn(None if t < 0 else t, logprobs.get(place)) for place, t in enumerate(found)]
+        # A NaN or an infinity among the logits is the highest of them.
+        drawn = zip(integers(ids), floats(highest), strict=True)
+        return [
+            Drawn(token_id if math.isfinite(logit) else None, logprobs.get(place))
+            for place, (token_id, logit) in enumerate(drawn)
+        ]
 
 
 class _Plan:

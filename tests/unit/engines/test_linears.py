@@ -14,13 +14,13 @@ from torch.nn.functional import linear
 import tiny_models
 from engineroom import ChatModel
 from engineroom.engines.huggingface import linears
+from engineroom.engines.huggingface.int8 import Int8Linear, quantize
+from engineroom.engines.huggingface.linear_layers import watched
 from engineroom.engines.huggingface.linears import (
-    Int8Linear,
     SharedLinear,
     TiledLinear,
     WideLinear,
     arrange,
-    quantize,
     wide_linear,
 )
 from engineroom.engines.huggingface.pages import Pages
@@ -148,7 +148,7 @@ def test_int8_is_near_and_each_token_s_own(bias: bool) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(256, 96, bias=bias)
     layer.weight.data *= torch.linspace(0.01, 10, 96)[:, None]  # a scale per output
-    small = Int8Linear(layer)
+    (small,) = Int8Linear.of([layer])
     tokens = torch.randn(1, 9, 256) * torch.logspace(-3, 3, 9)[:, None]  # and one per token
     with torch.inference_mode():
         exact, found = layer(tokens), small(tokens)
@@ -157,6 +157,47 @@ def test_int8_is_near_and_each_token_s_own(bias: bool) -> None:
         for place in range(9):
             torch.testing.assert_close(small(tokens[:, place]), found[:, place], rtol=1e-6, atol=0)
         assert not small(torch.zeros(1, 256)).isnan().any()
+
+
+def test_layers_that_are_given_the_same_share_its_int8_form() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(256, size, bias=size == 96) for size in (96, 64, 64)]
+    alone = [Int8Linear.of([layer])[0] for layer in layers]
+    together = Int8Linear.of(layers)
+    with torch.inference_mode():
+        for tokens in (torch.randn(1, 1, 256), torch.randn(1, 7, 256)):
+            for order in (
+                (0, 1, 2),
+                (2, 0, 1),
+                (1, 1, 2),
+            ):  # also one that comes twice, and one that never comes
+                for place in order:
+                    found, wanted = together[place](tokens), alone[place](tokens)
+                    assert found.is_contiguous()
+                    assert torch.equal(found, wanted)
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.weight, other.weight)
+
+
+def test_what_lies_side_by_side_is_seen_in_a_pass(tiny_folder: Path) -> None:
+    small = model(tiny_folder)
+    with torch.inference_mode():
+        quantize(small)
+    attention, mlp = small.model.layers[0].self_attn, small.model.layers[0].mlp
+    assert attention.q_proj._product is attention.k_proj._product is attention.v_proj._product
+    assert mlp.gate_proj._product is mlp.up_proj._product
+    assert attention.o_proj._product is not mlp.down_proj._product
+
+
+def test_an_input_that_is_changed_between_two_layers_is_not_shared() -> None:
+    one, other, third = (nn.Linear(64, 64) for _ in "abc")
+    tokens = torch.ones(1, 64)
+    with torch.inference_mode(), watched([one, other, third]) as uses:
+        one(tokens)
+        tokens.mul_(2)
+        other(tokens)
+        third(tokens)
+    assert uses.siblings() == [[other, third]]
 
 
 def test_quantising_lets_go_of_the_weights_and_tells_its_error(tiny_folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -107,7 +106,5 @@ def floats(tensor: Tensor) -> list[float]:
     return cast("list[float]", tensor.tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
-vector_norm = cast(
-    "Callable[[Tensor, float], Tensor]", partial(cast("Any", torch.linalg).vector_norm, dim=-1, keepdim=True)
-)
-"""``torch.linalg.vector_norm(x, order)`` over the last dimension, which stays, of length 1."""
+vector_norm: Callable[[Tensor, float, int, bool], Tensor] = cast("Any", torch.linalg).vector_norm
+"""``torch.linalg.vector_norm(x, order, dimension, keepdim)``."""

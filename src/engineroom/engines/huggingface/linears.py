@@ -1,4 +1,4 @@
-"""Linear layers on a CPU, where nearly all of a token's time goes: laid out, or computed, as this processor likes it.
+"""Linear layers on a CPU, where nearly all of a token's time goes: laid out as this processor likes it.
 
 What each form gains was measured (``benchmarks/README.md``); forms that gain nothing are not here.
 """
@@ -6,16 +6,16 @@ What each form gains was measured (``benchmarks/README.md``); forms that gain no
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from engineroom.engines.huggingface.library import Model, vector_norm
+from engineroom.engines.huggingface.library import Model
+from engineroom.engines.huggingface.linear_layers import linear_layers, watched
 from engineroom.engines.huggingface.pages import Pages
 
 _TILE = 256
@@ -31,9 +31,6 @@ _FEW, _SEVERAL = 4, 16
 """Tokens. A product with fewer than the first waits for the weights, whatever its form, and half as many bytes come in half
 the time; from the second on a matrix by rows is as fast as in tiles."""
 
-_NARROW = 32
-"""Outputs. A layer with fewer (a reward's score) is left as it is."""
-
 
 def arrange(base: Model, *, decodes: bool) -> None:
     """Gives every linear layer the form that is fastest here; its values stay the same.
@@ -42,7 +39,7 @@ def arrange(base: Model, *, decodes: bool) -> None:
     that ``decodes`` are moved to huge pages: fp32 ones in tiles, others by columns, and still [outputs, inputs] to
     everybody who looks. That helps with few tokens at a time, not with whole texts.
     """
-    layers = [layer for _, layer in _layers(base)]
+    layers = [layer for _, layer in linear_layers(base)]
     shared = {id(m.weight) for m in base.modules() if isinstance(m, nn.Embedding)}
     halves = [layer for layer in layers if layer.weight.dtype in (torch.bfloat16, torch.float16)]
     if halves and _wide_is_faster(max((layer.weight for layer in halves), key=torch.Tensor.numel)):
@@ -55,9 +52,9 @@ def arrange(base: Model, *, decodes: bool) -> None:
         if type(layer) is nn.Linear and layer.weight.dtype == torch.float32 and id(layer.weight) in shared:
             layer.__class__ = SharedLinear
     tiled = [layer for layer in own if layer.weight.dtype == torch.float32 and layer.out_features >= _TILE]
-    with _watched(tiled) as read, suppress(Exception):  # a model that can't do this says so when it is asked
+    with watched(tiled) as uses, suppress(Exception):  # a model that can't do this says so when it is asked
         base(input_ids=torch.zeros(1, 1, dtype=torch.long, device=base.device), use_cache=False)
-    divided = {id(layer) for layer in tiled} - read
+    divided = {id(layer) for layer in tiled} - uses.read
     pages = Pages([size for layer in own for size in _parts(layer, id(layer) in divided)])
     for layer in own:
         if id(layer) in divided:
@@ -71,36 +68,6 @@ def _parts(layer: nn.Linear, divided: bool) -> list[int]:
     outputs, inputs = layer.weight.shape
     size = inputs * layer.weight.element_size()
     return [outputs // _TILE * _TILE * size, outputs % _TILE * size] if divided else [outputs * size]
-
-
-@contextmanager
-def _watched(layers: Sequence[nn.Linear]) -> Generator[set[int], None, None]:
-    """The ids of those layers whose weight somebody else reads in what runs meanwhile.
-
-    Mamba multiplies with a layer's weight by itself, and looks at that of its head for the dtype, at every token.
-    """
-    read: set[int] = set()
-    for layer in layers:
-        layer.__class__ = _Watched
-        cast("_Watched", layer).read = read
-    try:
-        yield read
-    finally:
-        for layer in layers:
-            layer.__class__ = nn.Linear
-            del cast("_Watched", layer).read
-
-
-class _Watched(nn.Linear):
-    read: set[int]
-
-    @property
-    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.read.add(id(self))
-        return cast("Tensor", self._parameters["weight"])
-
-    def forward(self, input: Tensor) -> Tensor:
-        return linear(input, cast("Tensor", self._parameters["weight"]), self.bias)
 
 
 class TiledLinear(nn.Linear):
@@ -226,109 +193,3 @@ def _seconds(run: Callable[[], object]) -> float:
         return time.perf_counter() - start
 
     return min(once() for _ in range(5))
-
-
-# --- int8 ---------------------------------------------------------------------------------------------------------
-
-_ENGINES = ("x86", "fbgemm", "onednn")
-"""torch's int8 kernels that take a scale per output channel, fastest first."""
-
-
-def int8_engine() -> str | None:
-    """torch's engine for int8 products on this processor, or None."""
-    supported = torch.backends.quantized.supported_engines
-    return next((name for name in _ENGINES if name in supported), None)
-
-
-_SMALLEST = 1e-30
-"""A row of zeros has a scale too."""
-
-
-class Int8Linear(nn.Linear):
-    """int8 weights with a scale per output; activations are quantised as they come, with a scale per token.
-
-    A scale per token, where torch's own dynamic linear layer has one for all that it is given: so what a request gets
-    does not depend on its neighbours. It is a ``Linear`` for those who put adapters beside it.
-    """
-
-    def __init__(self, layer: nn.Linear) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self._dtype = layer.weight.dtype
-        self.bias = None
-        vnni: Callable[[], bool] = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
-        # Without VNNI the products of two neighbours are added in 16 bits, which only 7-bit activations do not overflow.
-        self._top = 127 if vnni() else 63
-        weight = layer.weight.data.float()
-        scales = weight.abs().amax(1).clamp_min(1e-12) / 127
-        zeros = torch.zeros(len(scales), dtype=torch.long)
-        given = cast("Tensor | None", layer.bias)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch means to move its quantised tensors to torchao
-            quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
-            self._packed = torch.ops.quantized.linear_prepack(quantized, None)
-        self._bias = None if given is None else given.data.float()
-
-    @property
-    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """[outputs, inputs]: a copy as the 8 bits have it, for adapters that scale it (DoRA)."""
-        return cast("Any", torch.ops.quantized).linear_unpack(self._packed)[0].dequantize().to(self._dtype)
-
-    def forward(self, input: Tensor) -> Tensor:
-        rows = input.float()
-        if rows.numel() == self.in_features:  # the product's own scale serves, and saves operations
-            low, high = torch.aminmax(rows)
-            scale = max(high.item(), -low.item(), _SMALLEST) / self._top
-            out = _int8_product(rows, scale, self._top + 1, self._packed)
-        else:
-            largest = vector_norm(rows, torch.inf).clamp_min_(_SMALLEST)
-            out = _int8_product(rows / largest, 1 / self._top, self._top + 1, self._packed).mul_(largest)
-        if self._bias is not None:
-            out += self._bias
-        return out.to(input.dtype)
-
-
-_int8_product: Callable[[Tensor, float, int, Any], Tensor] = cast(
-    "Any", torch.ops.quantized
-).linear_with_input_q_dq_qweight_dq_output_fp32
-
-
-def quantize(base: Model) -> float:
-    """Replaces every linear layer by its int8 form, and lets go of its weights one by one.
-
-    Where the model multiplies with a weight by itself, as Mamba does, it stays.
-
-    Returns:
-        The relative error that this makes in the logits of some tokens: the norm of the difference over the norm.
-    """
-    vocabulary = int(cast("Any", base.config.get_text_config()).vocab_size)
-    probe = torch.tensor([[(7919 * i + 13) % vocabulary for i in range(1, 33)]], device=base.device)
-    layers = _layers(base)
-    with _watched([layer for _, layer in layers]) as read:
-        exact = _outputs(base, probe)
-    names = [name for name, layer in layers if id(layer) not in read]
-    del layers  # each layer's weights go as soon as nobody has the layer
-    for name in names:
-        parent, _, own = name.rpartition(".")
-        module = cast("nn.Module", base).get_submodule(parent)
-        setattr(module, own, Int8Linear(getattr(module, own)))
-    rounded = _outputs(base, probe)
-    return float(((rounded - exact).square().sum() / exact.square().sum()).sqrt())
-
-
-def _outputs(base: Model, probe: Tensor) -> Tensor:
-    """The first of the model's outputs: logits, or the hidden states of an embedding model."""
-    return cast("Tensor", cast("Any", base(input_ids=probe, use_cache=False))[0]).float()
-
-
-def _layers(base: Model) -> list[tuple[str, nn.Linear]]:
-    """The model's own linear layers, by name; those of adapters beside them are not among them."""
-    return [
-        (name, module)
-        for name, module in _modules(base)
-        if type(module) is nn.Linear and module.out_features >= _NARROW and "lora_" not in name
-    ]
-
-
-def _modules(base: Model) -> list[tuple[str, nn.Module]]:
-    return list(cast("Any", base).named_modules())

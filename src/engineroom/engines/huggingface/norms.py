@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from engineroom.engines.huggingface.library import Model
+from engineroom.engines.huggingface.library import Model, vector_norm
 
 
 class LeanRMSNorm(nn.Module):
@@ -29,13 +28,10 @@ class LeanRMSNorm(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         dtype = hidden_states.dtype
         rows = hidden_states if dtype is torch.float32 else hidden_states.float()
-        length = _vector_norm(rows, 2, -1, True)
+        length = vector_norm(rows, 2, -1, True)
         scale = torch.addcmul(self._eps, length, length, value=self._share).rsqrt_()
         scaled = rows * scale
         return scaled.mul_(self.weight) if dtype is torch.float32 else scaled.to(dtype) * self.weight
-
-
-_vector_norm: Callable[[Tensor, float, int, bool], Tensor] = cast("Any", torch.linalg).vector_norm
 
 
 def simplify(base: Model) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,20 @@ class Adapters:
         self._free = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def open(self) -> Mapping[str, Path]:
+        """Those that a request can choose now: name → folder."""
+        known = self._engine.adapters
+        if not self._changing:
+            return known
+        return {name: path for name, path in known.items() if name not in self._changing}
+
     def check(self, name: str) -> None:
         """
         Raises:
             ParameterError: a request can't choose this adapter.
         """
-        if name in self._engine.adapters and name not in self._changing:
+        if name in self.open:
             return
         guess = nearest(name, self._engine.adapters)
         raise ParameterError(
@@ -84,7 +92,7 @@ class Adapters:
         Raises:
             ParameterError: there is no such adapter.
         """
-        if name not in self._engine.adapters or name in self._changing:
+        if name not in self.open:
             raise ParameterError(
                 f"there is no adapter {shown(name)}",
                 why=f"adapters kept apart: {self._names()}",
@@ -129,7 +137,7 @@ class Adapters:
             task.exception()  # it may end unheard
 
     def _names(self) -> str:
-        return ", ".join(name for name in self._engine.adapters if name not in self._changing) or "none"
+        return ", ".join(self.open) or "none"
 
 
 def _path(value: Any) -> Path:

@@ -31,7 +31,7 @@ from engineroom.errors import (
 from engineroom.pipeline import Pipeline
 from engineroom.render import Renderer, load_tokenizer, resolve_template
 from engineroom.sampling import SamplingDefaults
-from engineroom.types import Delta, Embedding, Prompt, Response, SamplingParams, Tokenizer
+from engineroom.types import Delta, Embedding, Prompt, Response, Reward, SamplingParams, Tokenizer
 
 
 class TemplateWarning(UserWarning):
@@ -145,7 +145,6 @@ class ChatModel:
             admission=Admission(limit, self.arguments.max_queue),
             eos_token_ids=(*(checkpoint.eos_token_ids if checkpoint else ()), *self._tokenizer.eos_token_ids),
             vocab_size=(checkpoint.vocab_size if checkpoint else None) or self._tokenizer.vocab_size,
-            model_name=self.arguments.model_name_or_path,
         )
         engine.frontend = pipeline
         engine.template = self._template
@@ -179,7 +178,7 @@ class ChatModel:
     @property
     def adapters(self) -> Mapping[str, Path]:
         """The LoRA adapters that a request can choose with ``adapter``: name → folder."""
-        return self.engine.adapters
+        return self._pipeline.adapters.open
 
     @property
     def load(self) -> Load:
@@ -371,6 +370,14 @@ class ChatModel:
     async def aget_scores(self, batch_input: Sequence[Conversation], **input_kwargs: Any) -> list[float]:
         """:meth:`get_scores`, awaited."""
         return await self._bridge.acall(self._pipeline.get_scores(batch_input, **input_kwargs))
+
+    def get_rewards(self, batch_input: Sequence[Conversation], **input_kwargs: Any) -> list[Reward]:
+        """:meth:`get_scores` with the length of each text."""
+        return self._bridge.call(self._pipeline.get_rewards(batch_input, **input_kwargs))
+
+    async def aget_rewards(self, batch_input: Sequence[Conversation], **input_kwargs: Any) -> list[Reward]:
+        """:meth:`get_rewards`, awaited."""
+        return await self._bridge.acall(self._pipeline.get_rewards(batch_input, **input_kwargs))
 
     # --- embeddings ---------------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ from engineroom.types import (
     Embedding,
     Prompt,
     Response,
+    Reward,
     SamplingParams,
     Tokenizer,
 )
@@ -79,7 +80,6 @@ class Pipeline:
         admission: Admission,
         eos_token_ids: Sequence[int],
         vocab_size: int,
-        model_name: str,
     ) -> None:
         self.renderer = renderer
         self.engine = engine
@@ -94,7 +94,6 @@ class Pipeline:
         self._tokenizer = tokenizer
         self._eos = tuple(eos_token_ids)
         self._vocab_size = vocab_size
-        self._model_name = model_name
 
     # --- what the facade and the engine's seed interface call ------------------------------------------------------
 
@@ -147,6 +146,10 @@ class Pipeline:
                     yield delta
 
     async def get_scores(self, batch_input: Sequence[Conversation], **kwargs: Any) -> list[float]:
+        """The rewards' scores."""
+        return [reward.score for reward in await self.get_rewards(batch_input, **kwargs)]
+
+    async def get_rewards(self, batch_input: Sequence[Conversation], **kwargs: Any) -> list[Reward]:
         """A reward for each text or conversation. ``timeout`` is understood, and no other parameter.
 
         Raises:
@@ -157,13 +160,18 @@ class Pipeline:
         self._check_feature("score")
         if self.engine.can_generate or self.engine.can_embed:
             raise RequestError(
-                f"{self._model_name} is not a reward model",
+                "the model is not a reward model",
                 why="its checkpoint has neither a sequence-classification nor a value head",
                 fix="name a reward model, such as model_name_or_path=demo-reward",
             )
         if not batch_input:
             return []
-        return await self._batch(batch_input, timeout, self.engine.score, "scored")
+
+        async def score(prompts: Sequence[Prompt]) -> list[Reward]:
+            scores = await self.engine.score(prompts)
+            return [Reward(value, len(prompt)) for value, prompt in zip(scores, prompts, strict=True)]
+
+        return await self._batch(batch_input, timeout, score, "scored")
 
     async def get_embeddings(
         self,
@@ -183,7 +191,7 @@ class Pipeline:
         self._check_feature("embed")
         if not self.engine.can_embed:
             raise RequestError(
-                f"{self._model_name} was not loaded as an embedding model",
+                "the model was not loaded as an embedding model",
                 fix="load it with stage=embed",
             )
         if normalize is not None and not isinstance(normalize, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -209,7 +217,7 @@ class Pipeline:
         self._check_feature("load_adapter")
         if not self.engine.can_generate:
             raise RequestError(
-                f"{self._model_name} does not chat, and only a request to chat chooses an adapter",
+                "the model does not chat, and only a request to chat chooses an adapter",
                 fix="load the model with adapter_name_or_path",
             )
         self.admission.check_open()
@@ -265,7 +273,7 @@ class Pipeline:
                 "the weights can be changed under a model that chats, without adapters",
                 why=f"adapters: {', '.join(self.engine.adapters)}"
                 if self.engine.adapters
-                else f"{self._model_name} does not chat",
+                else "the model does not chat",
                 fix="unload the adapters first" if self.engine.adapters else "make a new ChatModel",
             )
         assert self.engine.checkpoint is not None
@@ -343,9 +351,7 @@ class Pipeline:
                 if self.engine.can_embed
                 else ("a reward", "scores", "get_scores, or `engineroom score`")
             )
-            raise RequestError(
-                f"{self._model_name} is {kind} model: it {does}, it does not chat", fix=f"use {fix}"
-            )
+            raise RequestError(f"the model is {kind} model: it {does}, it does not chat", fix=f"use {fix}")
         return self.render(call) if call.length <= _LONG_TEXT else await asyncio.to_thread(self.render, call)
 
     async def _batch(

@@ -256,6 +256,18 @@ class Embedding:
         return len(self.values)
 
 
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What a reward model thinks of a text.
+
+    Attributes:
+        prompt_length: tokens of the text.
+    """
+
+    score: float
+    prompt_length: int
+
+
 # --- protocols --------------------------------------------------------------------------------------------------
 
 

@@ -128,6 +128,7 @@ def test_unloading_waits_for_the_answers_and_turns_newcomers_away(
             await model.aunload_adapter("late")
         with pytest.raises(ParameterError, match="already"):
             await model.aload_adapter("late", "x")
+        assert "late" not in model.adapters
         assert not unloading.done()
         assert (await model.achat("hi", max_new_tokens=1))[0].response_length == 1  # others go on
         paused.resume.set()

@@ -49,7 +49,7 @@ def ended(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
 def _told(error: Exception, words: Sequence[str]) -> EngineroomError:
     """The error as one that says what, why and how to go on."""
     if isinstance(error, ArgumentError) and error.argument and not error.fix:
-        error.fix = f"`engineroom settings {error.argument}` explains it"
+        error.fix = _where_explained(error.argument, words)
     if isinstance(error, EngineroomError):
         return error
     if isinstance(error, _UsageError):
@@ -61,6 +61,15 @@ def _told(error: Exception, words: Sequence[str]) -> EngineroomError:
     if isinstance(error, MemoryError):
         return OutOfMemoryError(words)
     return UnexpectedError(error, _write_crash_log())
+
+
+def _where_explained(argument: str, words: Sequence[str]) -> str:
+    """`engineroom settings` knows those of models; what is a command's own is in its help."""
+    from engineroom.config import describe
+
+    if any(doc.name == argument for doc in describe()):
+        return f"`engineroom settings {argument}` explains it"
+    return f"`engineroom {words[0]} --help` lists it" if words else "see `engineroom --help`"
 
 
 class FileAccessError(EngineroomError):

@@ -76,5 +76,5 @@ curl {url}/v1{chosen.path}{authorization} -H "Content-Type: application/json" \\
 {imports}{chosen.imports}
 {python}
 
-{told}All routes are at {url}/docs
+{told}All routes are at {url}/docs{", which takes the key, too" if keyed else ""}
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI, Request
@@ -12,9 +13,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 import engineroom
-from engineroom.errors import EngineNotReadyError, EngineroomError, RequestTimeoutError
+from engineroom.errors import EngineroomError
 from engineroom.server.auth import KeyMiddleware
-from engineroom.server.errors import ClientLeftError, Refusal, RefusedError, refusal_of
+from engineroom.server.errors import OF_NO_CONCERN, ClientLeftError, Refusal, RefusedError, refusal_of
 from engineroom.server.http import encoded
 from engineroom.server.limits import BodyMiddleware
 from engineroom.server.routes import (
@@ -32,6 +33,7 @@ from engineroom.server.routes import (
     switch,
     tokens,
 )
+from engineroom.server.routes.documented import keyed_document
 from engineroom.server.service import Service
 from engineroom.server.settings import ServerSettings
 from engineroom.server.tickets import TicketMiddleware, log, ticket_of
@@ -83,6 +85,8 @@ def create_app(
     app.state.service = service
     _add_layers(app, service)
     _add_errors(app)
+    if settings.keys:
+        app.openapi = partial(keyed_document, app.openapi)
     return app
 
 
@@ -99,7 +103,15 @@ def _add_layers(app: FastAPI, service: Service) -> None:
     app.add_middleware(KeyMiddleware, keys=settings.keys, any_host=settings.allow_anonymous)
     if settings.cors_origin:
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_origin, allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=settings.cors_origin,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[
+                "x-request-id",
+                "request-id",
+                "retry-after",
+            ],  # OpenAI's and Anthropic's clients read them
         )
     app.add_middleware(TicketMiddleware, tickets=service.tickets)
 
@@ -108,7 +120,7 @@ def _add_errors(app: FastAPI) -> None:
     async def engineroom_error(request: Request, error: Exception) -> Response:
         ticket = ticket_of(request)
         refusal = ticket.told(cast("EngineroomError", error))
-        if refusal.status >= 500 and not isinstance(error, (EngineNotReadyError, RequestTimeoutError)):
+        if refusal.status >= 500 and not isinstance(error, OF_NO_CONCERN):
             log.error("request %s failed", ticket.id, exc_info=error)
         return _answer(request, refusal)
 

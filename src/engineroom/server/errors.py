@@ -16,6 +16,7 @@ from engineroom.errors import (
     EngineBusyError,
     EngineClosedError,
     EngineDeadError,
+    EngineNotInstalledError,
     EngineNotReadyError,
     EngineroomError,
     MessageError,
@@ -88,6 +89,10 @@ def anthropic_error(refusal: Refusal, request_id: str | None) -> dict[str, Any]:
     return {"type": "error", "error": error, "request_id": request_id}
 
 
+OF_NO_CONCERN = (EngineNotReadyError, RequestTimeoutError)
+"""What is answered with a 5xx, and is no failure: its traceback tells an operator nothing."""
+
+
 class RefusedError(Exception):
     """A refusal that is of HTTP, not of the model: a missing key, an unknown path, too large a body."""
 
@@ -124,6 +129,8 @@ def refusal_of(error: EngineroomError, names: Mapping[str, str], subject: str) -
             return _of_engine(error, 503, "engine_dead", headers={"Retry-After": "30"})
         case RequestError() | ArgumentError():
             return _of_request(error, names, subject)
+        case EngineNotInstalledError():
+            return Refusal(400, redacted(_whole(error)), code="engine_not_installed", param="infer_backend")
         case ModelError():
             return Refusal(400, redacted(_whole(error)), code="model_error")
         case _:

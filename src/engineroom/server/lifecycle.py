@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 import time
@@ -29,7 +30,7 @@ its own."""
 
 _BACKLOG = 4096
 _LAST_WORDS = 2.0
-"""Seconds that aborted requests have to tell their clients so."""
+"""Seconds that aborted requests have to tell their clients so, and clients to take the end of an answer."""
 
 
 class RunningServer:
@@ -76,8 +77,14 @@ class RunningServer:
 
     def stop(self) -> None:
         """Begins to stop; called again, stops at once. On the server's loop."""
+        waits = len(self.service.tickets.live)
         if self._stop.is_set():
             self._abort()
+        elif waits:
+            seconds = self.settings.shutdown_timeout
+            log.info(
+                "stopping: requests may end; again: at once", extra={"requests": waits, "seconds": seconds}
+            )
         self._stop.set()
 
     async def _stopped(self) -> None:
@@ -89,10 +96,18 @@ class RunningServer:
             async with asyncio.timeout(self.settings.shutdown_timeout):
                 await tickets.emptied()
         self._abort()
+        await asyncio.sleep(_LAST_WORDS)
+        self._hang_up()
 
     def _abort(self) -> None:
         for ticket in list(self.service.tickets.live.values()):
             ticket.end(server_stopped())
+
+    def _hang_up(self) -> None:
+        """Over TLS, asyncio waits half a minute for a goodbye, and a client that keeps an idle connection sends none."""
+        for connection in list(self._uvicorn.server_state.connections):
+            if connection.transport.get_extra_info("ssl_object") is not None:
+                connection.transport.abort()
 
 
 class _Uvicorn(uvicorn.Server):
@@ -139,8 +154,10 @@ def _bound(settings: ServerSettings) -> socket.socket:
         raise ArgumentError(
             f"can't listen on {settings.host}:{settings.port}",
             why=error.strerror or str(error),
-            fix="choose another --port, or stop what listens there",
-            argument="port",
+            fix="give an address of this machine"
+            if error.errno == errno.EADDRNOTAVAIL
+            else "choose another --port, or stop what listens there",
+            argument="host" if error.errno == errno.EADDRNOTAVAIL else "port",
         ) from error
     bound.setblocking(False)
     return bound

@@ -6,6 +6,7 @@ A flag wins over ``ENGINEROOM_NAME``, that over LLaMA-Factory's variable, that o
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -33,6 +34,8 @@ def _split(value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return tuple(cast("Sequence[Any]", value)) if isinstance(value, list) else value
 
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
 
 Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
@@ -198,6 +201,20 @@ def _check(settings: ServerSettings) -> None:
             fix="add --api-key KEY, or say --allow-anonymous if that is what you want",
             argument="host",
         )
+    for origin in settings.cors_origin:
+        if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
+            raise ArgumentError(
+                f"cors_origin={shown(origin)} is no origin",
+                why="an origin is scheme, host and port as a browser sends them, without a path; * is every page's",
+                fix="for example https://page.example or http://localhost:3000",
+                argument="cors_origin",
+            )
+    for name in ("ssl_certfile", "ssl_keyfile"):
+        file: Path | None = getattr(settings, name)
+        if file is not None and not file.is_file():
+            raise ArgumentError(
+                f"there is no file {shown(str(file))} with the TLS certificate or key", argument=name
+            )
     if settings.ssl_keyfile and not settings.ssl_certfile:
         raise ArgumentError("ssl_keyfile without ssl_certfile", fix="give both", argument="ssl_keyfile")
     if settings.root_path and not (

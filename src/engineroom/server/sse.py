@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from engineroom.errors import EngineroomError
 from engineroom.server.encoding import compact
-from engineroom.server.errors import INTERNAL, ClientLeftError, Refusal
+from engineroom.server.errors import INTERNAL, OF_NO_CONCERN, ClientLeftError, Refusal
 from engineroom.server.tickets import Ticket
 from engineroom.types import Delta
 
@@ -51,7 +51,7 @@ async def written(
     per_prompt: int | None = None,
     end: Callable[[], bytes] | None = None,
 ) -> AsyncGenerator[bytes, None]:
-    """The events of an answer's pieces, counted on its ticket.
+    """The events of an answer's pieces, counted on its ticket piece by piece: some answers are broken off.
 
     Args:
         write: makes the events of a piece; nothing where it has none.
@@ -60,10 +60,12 @@ async def written(
     """
     async with aclosing(deltas):
         async for delta in deltas:
-            if (usage := delta.usage) is not None:
+            ticket.completion_tokens += len(delta.token_ids)
+            if (known := delta.prompt_usage) is not None:
                 first = (delta.index if per_prompt is None else delta.index % per_prompt) == 0
-                prompt_tokens = usage.prompt_tokens if first else 0
-                ticket.counted(prompt_tokens, usage.completion_tokens, (delta.finish_reason,))
+                ticket.prompt_tokens += known.prompt_tokens if first else 0
+            if delta.finish_reason is not None:
+                ticket.finish_reasons.append(delta.finish_reason)
             if data := write(delta):
                 yield data
     if end is not None:
@@ -174,7 +176,8 @@ class EventStream(Response):
             refusal = self._ticket.told(error)
         else:
             refusal = INTERNAL
-        if refusal.status >= 500 and self._ticket.ended_by is None:
+        ordinary = self._ticket.ended_by is not None or isinstance(error, OF_NO_CONCERN)
+        if refusal.status >= 500 and not ordinary:
             log.error("the stream of request %s failed", self._ticket.id, exc_info=error)
         self._ticket.error = refusal.code or ""
         return refusal

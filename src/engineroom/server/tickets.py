@@ -346,5 +346,6 @@ def _log_end(ticket: Ticket) -> None:
             "prompt_tokens": ticket.prompt_tokens,
             "completion_tokens": ticket.completion_tokens,
             "left": ticket.left,
+            "error": ticket.error,  # that of a stream has no status
         },
     )

@@ -38,6 +38,13 @@ def test_print_config_shows_each_value_and_where_it_came_from(
     assert "sk-secret" not in out
 
 
+def test_advice_leads_to_where_the_setting_is(program: Run) -> None:
+    assert "`engineroom api --help` lists it" in program("api", "--port", "99999")[2]
+    advice = re.search(r"`engineroom (settings .*)` explains it", program("api", "temperature=-1")[2])
+    assert advice
+    assert program(*advice[1].split())[0] == 0
+
+
 def test_variables_name_the_files_and_the_limit(
     program: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -28,3 +28,4 @@ def test_what_it_shows_to_try_is_what_the_model_can(can: dict[str, bool], path: 
     assert ("Authorization: Bearer $ENGINEROOM_API_KEY" in words) == keyed
     compile(python, "snippet", "exec")
     assert ("os.environ" in python) == keyed
+    assert ("/docs, which takes the key" in told) == keyed

@@ -1,5 +1,6 @@
 """``/v1/chat/completions``: whole and streamed, on the scripted engine."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -305,6 +306,23 @@ def test_a_deadline_is_504() -> None:
     slow.resume.set()
     assert response.status_code == 504
     assert (error_of(response)["code"], response.headers["x-should-retry"]) == ("timeout", "false")
+
+
+def test_an_answer_that_its_deadline_breaks_off_is_counted_and_no_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="engineroom.server")
+    slow = Reply("Hello", chunk_size=1, pause_at=3)
+    with asking([slow]) as ask:
+        response = ask(CHAT, {"messages": HI, "timeout": 0.3, "stream": True})
+        slow.resume.set()
+        figures = ask("/metrics").text
+    assert events_of(response)[-1]["error"]["code"] == "timeout"
+    assert "engineroom_generated_tokens_total 3.0" in figures
+    assert "engineroom_prompt_tokens_total 0.0" not in figures
+    assert not [record for record in caplog.records if record.exc_info]
+    told = next(vars(record) for record in caplog.records if record.getMessage() == "request")
+    assert (told["status"], told["completion_tokens"], told["error"]) == (200, 3, "timeout")
 
 
 def test_the_servers_own_deadline_holds_for_all() -> None:

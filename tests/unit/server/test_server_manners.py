@@ -239,7 +239,7 @@ def test_metrics_count_what_happened() -> None:
     assert figures['engineroom_requests_total{route="/v1/chat/completions",status="404"}'] == "1.0"
     assert figures['engineroom_errors_total{code="generation_failed"}'] == "1.0"
     assert figures['engineroom_errors_total{code="model_not_found"}'] == "1.0"
-    assert figures["engineroom_generated_tokens_total"] == "6.0"
+    assert figures["engineroom_generated_tokens_total"] == "7.0"  # that of the broken one, too
     assert figures["engineroom_first_token_seconds_count"] == "2.0"
     assert float(figures["engineroom_inter_token_seconds_count"]) >= 5
     assert (
@@ -316,6 +316,22 @@ def test_the_openapi_document_is_there_and_complete() -> None:
     assert {"/v1/chat/completions", "/v1/models", "/v1/rerank", "/metrics"} <= set(spec["paths"])
     fields = spec["components"]["schemas"]["ChatRequest"]["properties"]
     assert {"messages", "temperature", "stop_token_ids", "structured_outputs"} <= set(fields)
+    for path in (CHAT, "/v1/completions", "/v1/responses", "/v1/messages"):
+        answer = spec["paths"][path]["post"]["responses"]["200"]["content"]
+        assert set(answer) == {"application/json", "text/event-stream"}
+    assert set(spec["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
+    assert "security" not in spec
+
+
+def test_the_openapi_document_tells_of_the_key() -> None:
+    with asking(["x"], api_key=("sk",)) as ask:
+        spec = ask("/openapi.json", headers={"x-api-key": "sk"}).json()
+    (scheme,) = spec["security"][0]
+    assert spec["components"]["securitySchemes"][scheme] == {"type": "http", "scheme": "bearer"}
+    assert [path for path, item in spec["paths"].items() if item.get("get", {}).get("security") == []] == [
+        "/health",
+        "/ready",
+    ]
 
 
 @pytest.mark.parametrize(

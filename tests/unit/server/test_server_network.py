@@ -1,6 +1,7 @@
 """Where the network is the point: clients that leave, that don't read, that send nonsense; and the server's end."""
 
 import json
+import logging
 import socket
 import ssl
 import threading
@@ -182,7 +183,10 @@ def test_a_body_in_many_pieces_is_counted() -> None:
         assert (answer.status_code, error_of(answer)["code"]) == (413, "body_too_large")
 
 
-def test_when_it_stops_answers_in_progress_end_and_nothing_new_begins() -> None:
+def test_when_it_stops_answers_in_progress_end_and_nothing_new_begins(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="engineroom.server")
     slow = Reply("Hello there", pause_at=3)
     with served([slow]) as server:
         with httpx.stream("POST", server.url + CHAT, json={"messages": HI, "stream": True}) as response:
@@ -192,6 +196,8 @@ def test_when_it_stops_answers_in_progress_end_and_nothing_new_begins() -> None:
             wait_for(lambda: _refused(server.port))
             slow.resume.set()
             assert text_of(read_events(response.read().decode())) == "Hello there"
+        (told,) = [record for record in caplog.records if record.getMessage().startswith("stopping")]
+        assert vars(told)["requests"] == 1
         server.serving.result(timeout=10)
 
 
@@ -262,6 +268,9 @@ def test_a_taken_port_and_a_bad_certificate_are_told_before_a_model_is_loaded(tm
         settings = ServerSettings(port=0, ssl_certfile=tmp_path / certificate)
         with pytest.raises(ArgumentError, match="the TLS certificate can't be used"):
             RunningServer(create_app(None, settings), settings)
+    settings = ServerSettings(host="192.0.2.1", port=0)
+    with pytest.raises(ArgumentError, match="address of this machine"):
+        RunningServer(create_app(None, settings), settings)
     settings = ServerSettings(host="no.such.host.invalid", port=0)
     with pytest.raises(ArgumentError, match="is no address of this machine"):
         RunningServer(create_app(None, settings), settings)
@@ -275,6 +284,19 @@ def test_tls(tmp_path: Path) -> None:
         with httpx.Client(verify=context) as client:
             answer = client.post(server.url.replace("127.0.0.1", "localhost") + CHAT, json={"messages": HI})
         assert answer.json()["choices"][0]["message"]["content"] == "Hello"
+
+
+def test_a_tls_client_that_keeps_its_connection_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_LAST_WORDS", 0.1)
+    certificate, key = _self_signed(tmp_path)
+    with served(["Hello"], ssl_certfile=certificate, ssl_keyfile=key) as server:
+        context = ssl.create_default_context(cafile=str(certificate))
+        with httpx.Client(verify=context) as client:
+            client.get(server.url.replace("127.0.0.1", "localhost") + "/health")
+            server.stop()
+            server.serving.result(timeout=10)  # asyncio alone waits 30 seconds
 
 
 def _self_signed(folder: Path) -> tuple[Path, Path]:
@@ -314,5 +336,7 @@ def test_pages_of_other_origins_may_call_only_if_allowed() -> None:
     with served(["x"], cors_origin=("https://page.example",), api_key=("sk",)) as server:
         allowed = httpx.options(server.url + CHAT, headers=preflight)
         other = httpx.options(server.url + CHAT, headers={**preflight, "Origin": "https://other.example"})
+        answer = server.post(CHAT, json={"messages": HI}, headers={"Origin": "https://page.example"})
     assert allowed.headers["access-control-allow-origin"] == "https://page.example"
     assert "access-control-allow-origin" not in other.headers
+    assert "x-request-id" in answer.headers["access-control-expose-headers"]

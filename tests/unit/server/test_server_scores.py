@@ -99,19 +99,36 @@ def test_classes_are_sigmoids(rewards: Ask) -> None:
         "probs": [pytest.approx(1 / (1 + exp(-2)))],
         "num_classes": 1,
     }
+    assert rewards("/classify", {"input": ["ab", "c"]}).json()["usage"]["prompt_tokens"] == 3
     assert rewards("/classify", {"input": "ab", "use_activation": False}).json()["data"][0]["probs"] == [2.0]
 
 
 def test_reranking_puts_the_best_first(rewards: Ask) -> None:
     documents = ["no", {"text": "longest"}, "mid"]
-    results = rewards("/v1/rerank", {"query": "q", "documents": documents, "top_n": 2}).json()["results"]
-    assert results == [
+    body = rewards("/v1/rerank", {"query": "q", "documents": documents, "top_n": 2}).json()
+    assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] > len("no longest mid")
+    assert body["results"] == [
         {"index": 1, "relevance_score": 7.0, "document": {"text": "longest"}},
         {"index": 2, "relevance_score": 3.0, "document": {"text": "mid"}},
     ]
     assert (
         error_of(rewards("/v1/rerank", {"query": "q", "documents": [{"x": "y"}]}))["param"] == "documents[0]"
     )
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank", "/v2/rerank"])
+def test_vllms_top_n_of_0_is_all(rewards: Ask, path: str) -> None:
+    everything = {"query": "q", "documents": ["no", "mid"], "top_n": 0, "max_tokens_per_doc": 0}
+    assert [item["index"] for item in rewards(path, everything).json()["results"]] == [1, 0]
+
+
+def test_what_was_scored_is_counted(rewards: Ask) -> None:
+    assert rewards("/score", {"input": ["abc", "d"]}).json()["usage"] == {
+        "prompt_tokens": 4,
+        "total_tokens": 4,
+    }
+    rewards("/v1/score/evaluation", {"messages": ["ab"]})
+    assert "engineroom_prompt_tokens_total 6.0" in rewards("/metrics").text
 
 
 def test_a_reward_model_does_not_chat(rewards: Ask) -> None:
@@ -123,6 +140,17 @@ def test_a_chat_model_does_not_score() -> None:
     with asking(["x"]) as ask:
         for path, body in (("/score", {"input": "x"}), ("/v1/embeddings", {"input": "x"})):
             assert ask(path, body).status_code == 400
+
+
+def test_what_the_model_is_not_is_said_without_its_path(rewards: Ask) -> None:
+    message = error_of(rewards("/v1/completions", {"prompt": "hi"}))["message"]
+    assert message.startswith("the model is a reward model: it scores, it does not chat")
+
+
+def test_an_empty_list_of_ids_is_no_conversation() -> None:
+    with asking(["x"]) as ask:
+        error = error_of(ask("/v1/embeddings", {"input": [[97], []]}))
+    assert (error["param"], error["message"]) == ("input[1]", "input[1] has no tokens")
 
 
 def test_embeddings() -> None:

@@ -54,7 +54,10 @@ def test_llama_factorys_environment_is_read() -> None:
         ({"port": 70_000}, "port"),
         ({"log_format": "xml"}, "log_format"),
         ({"api_key": ["ké"]}, "api_key"),
-        ({"ssl_keyfile": "key.pem"}, "ssl_keyfile"),
+        ({"cors_origin": ["page.example"]}, "cors_origin"),
+        ({"cors_origin": ["https://page.example/"]}, "cors_origin"),
+        ({"ssl_keyfile": __file__}, "ssl_keyfile"),
+        ({"ssl_certfile": "none.pem"}, "ssl_certfile"),
         ({"root_path": "api/"}, "root_path"),
         ({"max_body": 0}, "max_body"),
     ],
@@ -73,6 +76,8 @@ def test_refusals_name_the_setting(flags: dict[str, Any], argument: str) -> None
         {"host": "localhost"},
         {"host": "0.0.0.0", "api_key": ["sk"]},
         {"host": "0.0.0.0", "allow_anonymous": True},
+        {"cors_origin": ["*"]},
+        {"cors_origin": ["http://localhost:3000", "https://page.example", "null"]},
     ],
 )
 def test_the_server_is_open_only_to_this_machine_or_in_words(flags: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from engineroom import ChatModel, Reply, ScriptedEngine
 from engineroom.bridge import Bridge
 from engineroom.config import Arguments
-from engineroom.errors import EngineStartError
+from engineroom.errors import EngineNotInstalledError, EngineStartError
 from engineroom.server.remote_arguments import HERE_ONLY
 from serving import CHAT, HI, Served, asking, error_of, events_of, read_events, text_of
 
@@ -93,6 +93,20 @@ def get(server: Served, path: str) -> httpx.Response:
 
 def switch(server: Served, arguments: dict[str, Any] | None = None, **options: Any) -> httpx.Response:
     return post(server, "/switch", {"arguments": arguments or {}, **options})
+
+
+def test_an_engine_that_is_not_installed_is_refused_by_name(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(arguments: object) -> None:
+        raise EngineNotInstalledError("the sglang engine can't run here", fix="engineroom env install sglang")
+
+    monkeypatch.setattr("engineroom.engines.registry.make", make)
+    response = switch(server, {"infer_backend": "sglang"})
+    error = error_of(response)
+    assert (response.status_code, error["param"]) == (400, "infer_backend")
+    assert error["message"].endswith("Fix: engineroom env install sglang")
+    assert said(server)
 
 
 def said(server: Served, **fields: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engineroom.errors import ParameterError
+from engineroom.server.convert.usage import of_prompts
 from engineroom.server.wire.embeddings import EmbeddingRequest
 from engineroom.types import Embedding
 
@@ -32,11 +33,14 @@ def inputs_of(body: EmbeddingRequest) -> list[Any]:
         raise ParameterError(
             f"input holds {len(given)} texts", why=f"1 to {MAX_INPUTS} go into one request", parameter="input"
         )
+    for place, item in enumerate(given):
+        if item == []:  # which would be a conversation without messages
+            where = f"input[{place}]"
+            raise ParameterError(f"{where} has no tokens", parameter=where)
     return list(given)
 
 
 def embedding_list(vectors: Sequence[Embedding], model: str, *, as_base64: bool) -> dict[str, Any]:
-    tokens = sum(vector.prompt_length for vector in vectors)
     return {
         "object": "list",
         "model": model,
@@ -44,7 +48,7 @@ def embedding_list(vectors: Sequence[Embedding], model: str, *, as_base64: bool)
             {"object": "embedding", "index": place, "embedding": _packed(v) if as_base64 else list(v.values)}
             for place, v in enumerate(vectors)
         ],
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": of_prompts(sum(vector.prompt_length for vector in vectors)),
     }
 
 

@@ -88,7 +88,7 @@ def sigmoid(score: float) -> float:
 
 def ranked(scores: Sequence[float], texts: Sequence[str], body: RerankRequest) -> list[dict[str, Any]]:
     """The best first; equal ones in their own order."""
-    order = sorted(range(len(scores)), key=lambda place: -scores[place])[: body.top_n]
+    order = sorted(range(len(scores)), key=lambda place: -scores[place])[: body.top_n or None]
     document = body.return_documents is not False
     return [
         {

@@ -23,5 +23,10 @@ def usage_of(usages: Iterable[Usage], prompts: int = 1) -> dict[str, Any]:
     return {**told, "prompt_tokens_details": {"cached_tokens": cached}}
 
 
+def of_prompts(count: int) -> dict[str, int]:
+    """Where there is no answer."""
+    return {"prompt_tokens": count, "total_tokens": count}
+
+
 def tokens(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

@@ -13,16 +13,18 @@ from engineroom.server.convert.conversation import chat_options
 from engineroom.server.convert.logprobs import LogprobWriter
 from engineroom.server.convert.sampling import wire_names
 from engineroom.server.rendering import rendered
-from engineroom.server.routes.documented import ERRORS
+from engineroom.server.routes.documented import ERRORS, streamed
 from engineroom.server.service import service_of
 from engineroom.server.sse import EventStream, written
 from engineroom.server.tickets import ticket_of
 from engineroom.server.wire.chat import ChatCompletion, ChatRequest
 
+STREAMED = streamed("With stream: the data of each event is a chat.completion.chunk; the last is [DONE].")
+
 router = APIRouter(tags=["chat"])
 
 
-@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERRORS)
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses={**ERRORS, **STREAMED})
 async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
     """Answers a conversation; with ``stream`` in server-sent events, a ``chat.completion.chunk`` each."""
     service, ticket = service_of(request), ticket_of(request)

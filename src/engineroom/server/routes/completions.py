@@ -18,7 +18,7 @@ from engineroom.server.answers import counted
 from engineroom.server.convert.completion_answer import CompletionPieces, CompletionShape, completion
 from engineroom.server.convert.logprobs import LogprobWriter
 from engineroom.server.convert.sampling import sampling_options, wire_names
-from engineroom.server.routes.documented import ERRORS
+from engineroom.server.routes.documented import ERRORS, streamed
 from engineroom.server.service import service_of
 from engineroom.server.sse import EventStream, written
 from engineroom.server.tickets import ticket_of
@@ -26,12 +26,16 @@ from engineroom.server.wire.completions import MAX_PROMPTS, Completion, Completi
 from engineroom.types import Delta
 from engineroom.types import Response as Answer
 
+STREAMED = streamed(
+    "With stream: the data of each event is a text_completion with pieces of text; the last is [DONE]."
+)
+
 router = APIRouter(tags=["completions"])
 
 RawPrompt = str | list[int]
 
 
-@router.post("/v1/completions", response_model=Completion, responses=ERRORS)
+@router.post("/v1/completions", response_model=Completion, responses={**ERRORS, **STREAMED})
 async def create_completion(body: CompletionRequest, request: Request) -> Response:
     """Goes on with a text or with token ids; with ``stream`` in server-sent events."""
     service, ticket = service_of(request), ticket_of(request)

@@ -12,16 +12,18 @@ from engineroom.server.convert.message_answer import MessagePieces, MessageShape
 from engineroom.server.convert.message_request import NAMES, conversation, message_options, rendering_switches
 from engineroom.server.rendering import rendered
 from engineroom.server.routes.anthropic_version import Version, check_version
-from engineroom.server.routes.documented import ANTHROPIC_ERRORS
+from engineroom.server.routes.documented import ANTHROPIC_ERRORS, streamed
 from engineroom.server.service import service_of
 from engineroom.server.sse import EventStream, written
 from engineroom.server.tickets import ticket_of
 from engineroom.server.wire.messages import AnthropicMessage, CountTokensRequest, MessagesRequest, TokenCount
 
+STREAMED = streamed("With stream: Anthropic's events, from message_start to message_stop.")
+
 router = APIRouter(tags=["messages"])
 
 
-@router.post("/v1/messages", response_model=AnthropicMessage, responses=ANTHROPIC_ERRORS)
+@router.post("/v1/messages", response_model=AnthropicMessage, responses={**ANTHROPIC_ERRORS, **STREAMED})
 async def create_message(body: MessagesRequest, request: Request, version: Version = None) -> Response:
     """Answers a conversation; with ``stream`` in Anthropic's events."""
     check_version(version)

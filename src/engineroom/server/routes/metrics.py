@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 router = APIRouter(tags=["server"])
 
 
-@router.get("/metrics", response_class=Response, responses=ERRORS)
+_FORMAT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+
+@router.get("/metrics", response_class=Response, responses={**ERRORS, **_FORMAT})
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     registry = CollectorRegistry()

@@ -18,16 +18,18 @@ from engineroom.server.convert.response_request import (
     response_options,
 )
 from engineroom.server.rendering import rendered
-from engineroom.server.routes.documented import ERRORS
+from engineroom.server.routes.documented import ERRORS, streamed
 from engineroom.server.service import service_of
 from engineroom.server.sse import EventStream, written
 from engineroom.server.tickets import ticket_of
 from engineroom.server.wire.responses import InputTokens, InputTokensRequest, ResponseObject, ResponsesRequest
 
+STREAMED = streamed("With stream: OpenAI's typed events, from response.created to response.completed.")
+
 router = APIRouter(tags=["responses"])
 
 
-@router.post("/v1/responses", response_model=ResponseObject, responses=ERRORS)
+@router.post("/v1/responses", response_model=ResponseObject, responses={**ERRORS, **STREAMED})
 async def create_response(body: ResponsesRequest, request: Request) -> Response:
     """Answers a conversation; with ``stream`` in typed events. Nothing is stored: send all of it each time."""
     service, ticket = service_of(request), ticket_of(request)

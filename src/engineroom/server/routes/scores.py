@@ -20,6 +20,7 @@ from engineroom.server.convert.scores import (
     ranked,
     sigmoid,
 )
+from engineroom.server.convert.usage import of_prompts
 from engineroom.server.routes.documented import ERRORS
 from engineroom.server.service import service_of
 from engineroom.server.tickets import ticket_of
@@ -84,6 +85,7 @@ async def classify(body: ClassifyRequest, request: Request) -> Response:
 
 @router.post("/v1/rerank", response_model=Ranking, responses=ERRORS)
 @router.post("/rerank", response_model=Ranking, responses=ERRORS, include_in_schema=False)
+@router.post("/v2/rerank", response_model=Ranking, responses=ERRORS, include_in_schema=False)  # Cohere's
 async def rerank(body: RerankRequest, request: Request) -> Response:
     """Documents, the one that answers the query best first."""
     ticket_of(request).subject = "documents"
@@ -93,6 +95,7 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
         {
             "id": f"rerank-{ticket_of(request).id}",
             "model": ticket_of(request).model,
+            "usage": of_prompts(ticket_of(request).prompt_tokens),
             "results": ranked(scores, texts, body),
         }
     )
@@ -101,8 +104,10 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
 async def _rewards(request: Request, body: Scored, texts: Sequence[Any]) -> list[float]:
     service, ticket = service_of(request), ticket_of(request)
     ticket.model = service.base_of(body.model)
-    work = service.model.aget_scores(texts, timeout=service.timeout(body.timeout))
-    return await ticket.attend(request.receive, work)
+    work = service.model.aget_rewards(texts, timeout=service.timeout(body.timeout))
+    rewards = await ticket.attend(request.receive, work)
+    ticket.counted(sum(reward.prompt_length for reward in rewards), 0)
+    return [reward.score for reward in rewards]
 
 
 async def _of_pairs(request: Request, body: Scored, pairs: Sequence[tuple[str, str]]) -> list[float]:
@@ -117,6 +122,7 @@ async def _of_pairs(request: Request, body: Scored, pairs: Sequence[tuple[str, s
     except MessageError as error:  # its place is one in the list without repetitions, which nobody sent
         what = error.what.partition(": ")[2] or error.what
         raise MessageError(f"a text is not fit: {what}", why=error.why, fix=error.fix) from error
+    ticket.counted(sum(vector.prompt_length for vector in vectors.values()), 0)
     return [cosine(vectors[one], vectors[other]) for one, other in pairs]
 
 
@@ -128,4 +134,5 @@ def _listing(request: Request, kind: str, items: list[dict[str, Any]]) -> dict[s
         "created": ticket.created,
         "model": ticket.model,
         "data": items,
+        "usage": of_prompts(ticket.prompt_tokens),
     }

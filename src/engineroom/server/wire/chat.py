@@ -80,6 +80,7 @@ class ChatChoice(Answer):
     message: ChatMessage
     logprobs: dict[str, Any] | None
     finish_reason: FinishReason
+    token_ids: list[int] | None = Field(None, description="With return_token_ids.")
 
 
 class ChatCompletion(Answer):
@@ -89,3 +90,5 @@ class ChatCompletion(Answer):
     model: str
     choices: list[ChatChoice]
     usage: TokenUsage
+    prompt_token_ids: list[int] | None = Field(None, description="With return_token_ids.")
+    prompt_logprobs: list[dict[str, Any] | None] | None = Field(None, description="With prompt_logprobs.")

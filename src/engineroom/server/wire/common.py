@@ -221,6 +221,13 @@ class TokenUsage(Answer):
     prompt_tokens_details: PromptTokens
 
 
+class PromptUsage(Answer):
+    """Where there is no answer whose tokens could be counted."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
 class ErrorDetail(Answer):
     message: str
     type: str

@@ -41,6 +41,8 @@ class CompletionChoice(Answer):
     text: str
     logprobs: dict[str, Any] | None
     finish_reason: FinishReason
+    token_ids: list[int] | None = Field(None, description="With return_token_ids.")
+    prompt_logprobs: list[dict[str, Any] | None] | None = Field(None, description="With prompt_logprobs.")
 
 
 class Completion(Answer):

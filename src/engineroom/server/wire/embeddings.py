@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from engineroom.server.wire.common import LABEL, Answer, Harmless, Wire
+from engineroom.server.wire.common import LABEL, Answer, Harmless, PromptUsage, Wire
 from engineroom.server.wire.tokens import TokenId
 
 
@@ -36,13 +36,8 @@ class EmbeddingItem(Answer):
     embedding: list[float] | str
 
 
-class EmbeddingUsage(Answer):
-    prompt_tokens: int
-    total_tokens: int
-
-
 class EmbeddingList(Answer):
     object: Literal["list"]
     model: str
     data: list[EmbeddingItem]
-    usage: EmbeddingUsage
+    usage: PromptUsage

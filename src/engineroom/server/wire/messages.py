@@ -62,7 +62,8 @@ class ToolUseBlock(Block):
     name: str
     input: dict[str, Any]
     refused: ClassVar[Mapping[str, tuple[str, Harmless]]] = {
-        "caller": ("only the model calls tools here", ({"type": "direct"},))
+        "caller": ("only the model calls tools here", ({"type": "direct"},)),
+        "toolset_name": ("tools have no sets here", ()),
     }
 
 
@@ -88,7 +89,8 @@ class ToolResultBlock(Block):
     tool_use_id: str
     content: TextOrImages = ""
     refused: ClassVar[Mapping[str, tuple[str, Harmless]]] = {
-        "is_error": ("templates have no mark for it; say it in the content", (False,))
+        "is_error": ("templates have no mark for it; say it in the content", (False,)),
+        "toolset_name": ("tools have no sets here", ()),
     }
 
 

@@ -119,6 +119,7 @@ class FunctionCall(Wire):
     id: str | None = Field(None, description=LABEL)
     status: Status | None = Field(None, description=LABEL)
     refused: ClassVar[Mapping[str, tuple[str, Harmless]]] = {
+        "async": ("nothing waits for a call here", (False,)),
         "namespace": ("functions have no namespaces here", ()),
         "caller": ("only the model calls functions here", ({"type": "direct"},)),
     }

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from engineroom.server.wire.common import LABEL, Answer, Harmless, Wire
+from engineroom.server.wire.common import LABEL, Answer, Harmless, PromptUsage, Wire
 
 _NOT_CUT = "texts are never cut"
 
@@ -59,6 +59,7 @@ class ScoreList(Answer):
     created: int
     model: str
     data: list[ScoreItem]
+    usage: PromptUsage
 
 
 class ClassifyRequest(Scored):
@@ -81,6 +82,7 @@ class Classification(Answer):
     created: int
     model: str
     data: list[ClassItem]
+    usage: PromptUsage
 
 
 class RerankRequest(Scored):
@@ -88,12 +90,14 @@ class RerankRequest(Scored):
 
     query: str
     documents: list[str | dict[str, str]] = Field(min_length=1, max_length=2048)
-    top_n: int | None = Field(None, ge=1)
+    top_n: int | None = Field(
+        None, ge=0, description="So many of the best; without it, or with vLLM's 0, all."
+    )
     return_documents: bool | None = None
 
     refused: ClassVar[Mapping[str, tuple[str, Harmless]]] = {
         **Scored.refused,
-        "max_tokens_per_doc": (_NOT_CUT, ()),
+        "max_tokens_per_doc": (_NOT_CUT, (0,)),
         "max_chunks_per_doc": (_NOT_CUT, ()),
         "rank_fields": ("a document is one text", ()),
         "overlap_tokens": (_NOT_CUT, ()),
@@ -109,4 +113,5 @@ class RerankItem(Answer):
 class Ranking(Answer):
     id: str
     model: str
+    usage: PromptUsage
     results: list[RerankItem]

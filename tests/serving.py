@@ -10,6 +10,7 @@ import httpx
 
 from engineroom import ChatModel, ScriptedEngine
 from engineroom.bridge import Bridge
+from engineroom.engines.base import BaseEngine
 from engineroom.server.app import create_app
 from engineroom.server.lifecycle import RunningServer
 from engineroom.server.service import Service
@@ -63,8 +64,16 @@ def served(
     arguments: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Generator[Served, None, None]:
+    with served_by(ScriptedEngine(script, **(engine or {})), arguments, **settings) as server:
+        yield server
+
+
+@contextmanager
+def served_by(
+    engine: BaseEngine, arguments: dict[str, Any] | None = None, **settings: Any
+) -> Generator[Served, None, None]:
     bridge = Bridge()
-    with ChatModel(arguments, engine=ScriptedEngine(script, **(engine or {})), bridge=bridge) as model:
+    with ChatModel(arguments, engine=engine, bridge=bridge) as model:
         server = Served(model, bridge, settings)
         try:
             yield server

@@ -56,8 +56,8 @@ class Admission:
         await self._empty.wait()
 
     @contextmanager
-    def place(self, answers: int) -> Generator[None, None, None]:
-        """Holds ``answers`` places among those running and waiting.
+    def place(self, n: int, prompts: int = 1) -> Generator[None, None, None]:
+        """Holds places among those running and waiting: ``n`` answers to each of the ``prompts``.
 
         Raises:
             ParameterError: there are never so many.
@@ -65,12 +65,14 @@ class Admission:
             EngineroomError: nobody may enter now.
         """
         self.check_open()
+        answers = n * prompts
         if answers > self.limit + self.max_queue:
+            asked = f"n={n}" if prompts == 1 else f"n={n} for {prompts} prompts"
             raise ParameterError(
-                f"n={answers} is more than this model takes at once",
+                f"{asked} is more than this model takes at once",
                 why=f"{self.limit} answers may run and {self.max_queue} may wait",
                 fix="ask for fewer, or raise max_concurrent or max_queue",
-                parameter="n",
+                parameter="n" if n > 1 else "prompt",
             )
         if self.accepted + answers > self.limit + self.max_queue:
             raise EngineBusyError(

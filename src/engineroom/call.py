@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
@@ -10,8 +10,15 @@ from engineroom.types import Message, Tool
 
 Conversation: TypeAlias = "str | Sequence[Mapping[str, Any] | Message]"
 
+RawPrompt: TypeAlias = "str | Sequence[int]"
+"""A text or token ids to go on with as they are, without a template."""
+
 _RENDERING = ("enable_thinking", "continue_final")
 _DEPTH = 4  # a well-formed conversation's text lies no deeper
+
+
+def nobody() -> None:
+    """Is told that a call was accepted, where nobody wants to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +26,9 @@ class Call:
     """The arguments of ``chat`` and of its kin, LLaMA-Factory's names kept, as one value.
 
     Attributes:
-        prompt: a text or token ids to go on with as they are, without a template, instead of ``messages``.
         options: sampling parameters, and the switches of rendering.
+        prompts: one or several to go on with as they are, without a template, instead of ``messages``.
+        accepted: called when nothing is left that could be refused, before the engine is asked for the first token.
     """
 
     messages: Conversation
@@ -30,7 +38,8 @@ class Call:
     videos: Any = None
     audios: Any = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    prompt: str | Sequence[int] | None = None
+    prompts: Sequence[RawPrompt] = ()
+    accepted: Callable[[], object] = nobody
 
     @property
     def rendering(self) -> dict[str, Any]:
@@ -45,7 +54,14 @@ class Call:
     @property
     def length(self) -> int:
         """About how many characters there are to render."""
-        return text_length((self.messages, self.system, self.tools, self.prompt))
+        return text_length((self.messages, self.system, self.tools, self.prompts))
+
+
+def raw_prompts(prompt: RawPrompt | Sequence[RawPrompt]) -> Sequence[RawPrompt]:
+    """One or several, in the forms of OpenAI's ``prompt``: a text, token ids, or a list of either."""
+    if isinstance(prompt, str) or not prompt or isinstance(prompt[0], int):
+        return (cast("RawPrompt", prompt),)
+    return cast("Sequence[RawPrompt]", prompt)
 
 
 def text_length(value: Any, depth: int = _DEPTH) -> int:

@@ -8,7 +8,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from engineroom.admission import Admission
 from engineroom.bridge import Bridge
-from engineroom.call import Call, Conversation
+from engineroom.call import Call, Conversation, RawPrompt, nobody, raw_prompts
 from engineroom.config import Arguments, ArgumentSource, max_concurrent, parse_arguments
 from engineroom.engines import registry
 from engineroom.engines.base import BaseEngine, Health, Progress
@@ -327,38 +327,57 @@ class ChatModel:
         images: Any = None,
         videos: Any = None,
         audios: Any = None,
+        *,
+        accepted: Callable[[], object] = nobody,
         **input_kwargs: Any,
     ) -> AsyncGenerator[Delta, None]:
-        """:meth:`stream_deltas`, asynchronously. Closing the generator stops the answer."""
-        call = Call(messages, system, tools, images, videos, audios, input_kwargs)
+        """:meth:`stream_deltas`, asynchronously. Closing the generator stops the answer.
+
+        Args:
+            accepted: called on the model's event loop when nothing is left that could be refused. What comes now is
+                answers, or an error of the engine's.
+        """
+        call = Call(messages, system, tools, images, videos, audios, input_kwargs, accepted=accepted)
         return self._bridge.astream(partial(self._pipeline.stream_deltas, call))
 
     # --- prompts without a template -----------------------------------------------------------------------------
 
-    def complete(self, prompt: str | Sequence[int], **input_kwargs: Any) -> list[Response]:
+    def complete(self, prompt: RawPrompt | Sequence[RawPrompt], **input_kwargs: Any) -> list[Response]:
         """What the model writes behind a text or token ids, taken as they are: no chat template is put around.
+
+        Args:
+            prompt: or a list of several of them, which are taken together or not at all. Their answers come one
+                prompt's after the other's, and ``index`` counts on.
 
         Raises:
             RequestError, EngineError: as :meth:`chat`.
         """
-        return self._bridge.call(self._pipeline.chat(Call((), options=input_kwargs, prompt=prompt)))
+        return self._bridge.call(
+            self._pipeline.chat(Call((), options=input_kwargs, prompts=raw_prompts(prompt)))
+        )
 
-    async def acomplete(self, prompt: str | Sequence[int], **input_kwargs: Any) -> list[Response]:
+    async def acomplete(self, prompt: RawPrompt | Sequence[RawPrompt], **input_kwargs: Any) -> list[Response]:
         """:meth:`complete`, awaited. Cancelling the await frees the engine's slot."""
-        return await self._bridge.acall(self._pipeline.chat(Call((), options=input_kwargs, prompt=prompt)))
+        return await self._bridge.acall(
+            self._pipeline.chat(Call((), options=input_kwargs, prompts=raw_prompts(prompt)))
+        )
 
     def stream_completion(
-        self, prompt: str | Sequence[int], **input_kwargs: Any
+        self, prompt: RawPrompt | Sequence[RawPrompt], **input_kwargs: Any
     ) -> Generator[Delta, None, None]:
         """:meth:`complete` in pieces, as :meth:`stream_deltas` gives them."""
-        call = Call((), options=input_kwargs, prompt=prompt)
+        call = Call((), options=input_kwargs, prompts=raw_prompts(prompt))
         yield from self._bridge.stream(partial(self._pipeline.stream_deltas, call))
 
     def astream_completion(
-        self, prompt: str | Sequence[int], **input_kwargs: Any
+        self,
+        prompt: RawPrompt | Sequence[RawPrompt],
+        *,
+        accepted: Callable[[], object] = nobody,
+        **input_kwargs: Any,
     ) -> AsyncGenerator[Delta, None]:
-        """:meth:`stream_completion`, asynchronously. Closing the generator stops the answer."""
-        call = Call((), options=input_kwargs, prompt=prompt)
+        """:meth:`stream_completion`, asynchronously, with :meth:`astream_deltas`'s ``accepted``."""
+        call = Call((), options=input_kwargs, prompts=raw_prompts(prompt), accepted=accepted)
         return self._bridge.astream(partial(self._pipeline.stream_deltas, call))
 
     # --- scores ------------------------------------------------------------------------------------------------

@@ -78,7 +78,25 @@ class TrainingArgumentError(ArgumentError):
 
 
 class RequestError(EngineroomError, ValueError):
-    """One request can't be served as asked. Raised before the engine is touched."""
+    """One request can't be served as asked. Raised before the engine is touched.
+
+    Attributes:
+        place: what in the request it is about (``prompt[1]``), where a parameter's name or the message does not say so.
+    """
+
+    place = ""
+
+    def within(self, place: str) -> None:
+        """Says that all of it is about one of several: ``batch_input[2]``."""
+        self.place = f"{place}: {self.place}" if self.place else place
+        self.what = f"{place}: {self.what}"
+        self.args = (self.what,)
+
+    def moved(self, place: str, to: str) -> None:
+        """Says another place instead of the one that :meth:`within` said."""
+        self.place = to + self.place.removeprefix(place)
+        self.what = to + self.what.removeprefix(place)
+        self.args = (self.what,)
 
 
 class MessageError(RequestError):

@@ -8,12 +8,13 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from engineroom.adapters import Adapters
 from engineroom.admission import Admission
-from engineroom.call import Call, Conversation, text_length
+from engineroom.call import Call, Conversation, RawPrompt, text_length
 from engineroom.deadline import Deadline
 from engineroom.engines.base import BaseEngine
 from engineroom.engines.capabilities import engines_with
@@ -51,11 +52,16 @@ _LONG_TEXT = 20_000  # characters; rendering more than this would hold up other 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One checked request: its prompt, its parameters, and the ids that end an answer."""
+    """One checked prompt: its parameters, the ids that end an answer among them.
+
+    Attributes:
+        first: the index of its first answer. Those to a later prompt of the same call are counted on from those before.
+    """
 
     prompt: Prompt
     params: SamplingParams
     deadline: Deadline | None = None
+    first: int = 0
 
     def reaches(self, stage: str) -> None:
         if self.deadline is not None:
@@ -63,6 +69,8 @@ class Request:
 
     def answer_params(self, index: int) -> SamplingParams:
         """The engine's parameters for the ``index``-th answer: one answer each, with a seed of its own."""
+        if self.params.n == 1:
+            return self.params
         seed = self.params.seed
         return replace(self.params, n=1, seed=None if seed is None else (seed + index) % (MAX_SEED + 1))
 
@@ -133,15 +141,15 @@ class Pipeline:
         self, call: Call, params: SamplingParams, deadline: Deadline | None
     ) -> AsyncGenerator[Delta, None]:
         with (
-            self.admission.place(1 if params.num_beams > 1 else params.n),
+            self.admission.place(1 if params.num_beams > 1 else params.n, prompts=len(call.prompts) or 1),
             self.adapters.used(params.adapter),
         ):
-            request = replace(self._check(await self._render(call), params), deadline=deadline)
-            _check_format(request.prompt, request.params, call)
-            request.reaches("it was being prepared")
-            await self.engine.prepare(request.params)
-            request.reaches("it was waiting for its turn in the engine")
-            async with aclosing(self._answers(request)) as deltas:
+            requests = await self._requests(call, params, deadline)
+            requests[0].reaches("it was being prepared")
+            await self.engine.prepare(requests[0].params)
+            requests[0].reaches("it was waiting for its turn in the engine")
+            call.accepted()
+            async with aclosing(self._answers(requests)) as deltas:
                 async for delta in deltas:
                     yield delta
 
@@ -305,8 +313,6 @@ class Pipeline:
 
     def render(self, call: Call) -> Prompt:
         """The exact prompt that the engine would see."""
-        if call.prompt is not None:
-            return self._raw(call.prompt, call.rendering)
         for name, value in call.rendering.items():
             if not isinstance(value, bool):
                 raise ParameterError(
@@ -317,22 +323,23 @@ class Pipeline:
         )
         return self.renderer.render(messages, parse_tools(call.tools), **call.rendering)
 
-    def _raw(self, prompt: str | Sequence[int], rendering: Mapping[str, Any]) -> Prompt:
-        for name in rendering:
-            raise ParameterError(
-                f"{name} has no meaning for a prompt without a template", fix="leave it out", parameter=name
-            )
+    def _raw(self, prompt: RawPrompt) -> Prompt:
+        """A prompt as it is.
+
+        Raises:
+            RequestError: it has no tokens, too many, or such as the model does not have.
+        """
         if isinstance(prompt, str):
             return self.renderer.render_raw(prompt)
         ids = tuple(prompt)
+        if not _are_integers(ids):
+            raise MessageError("a prompt is a text or token ids", fix="send one of the two")
         if self.engine.context_length is not None:
             token_limit(_DEFAULTS, len(ids), self.engine.context_length)  # before a million ids are decoded
-        wrong = next((i for i in ids if not 0 <= i < self._vocab_size), None)
+        wrong = next((i for i in ids and (min(ids), max(ids)) if not 0 <= i < self._vocab_size), None)
         if wrong is not None:
-            raise ParameterError(
-                f"prompt holds token id {shown(wrong)}",
-                why=f"ids go from 0 to {self._vocab_size - 1}",
-                parameter="prompt",
+            raise MessageError(
+                f"the model has no token id {shown(wrong)}", why=f"ids go from 0 to {self._vocab_size - 1}"
             )
         return Prompt(ids, self._tokenizer.decode(ids, skip_special_tokens=False))
 
@@ -344,7 +351,36 @@ class Pipeline:
 
     # --- the stages ------------------------------------------------------------------------------------------------
 
-    async def _render(self, call: Call) -> Prompt:
+    async def _requests(
+        self, call: Call, params: SamplingParams, deadline: Deadline | None
+    ) -> Sequence[Request]:
+        """All that a call asks for, rendered and checked: where one prompt is bad, none is answered."""
+        self._check_chats()
+        make = partial(self._checked, call, params, deadline)
+        return make() if call.length <= _LONG_TEXT else await asyncio.to_thread(make)
+
+    def _checked(self, call: Call, params: SamplingParams, deadline: Deadline | None) -> Sequence[Request]:
+        if not call.prompts:
+            requests = [self._check(self.render(call), params)]
+        else:
+            _refuse_switches(call)
+            requests = [
+                replace(self._check_raw(call, place, params), first=place * params.n)
+                for place in range(len(call.prompts))
+            ]
+        for request in requests:
+            _check_format(request.prompt, request.params, call)
+        return [replace(request, deadline=deadline) for request in requests] if deadline else requests
+
+    def _check_raw(self, call: Call, place: int, params: SamplingParams) -> Request:
+        try:
+            return self._check(self._raw(call.prompts[place]), params)
+        except RequestError as error:
+            if len(call.prompts) > 1:
+                error.within(f"prompt[{place}]")
+            raise
+
+    def _check_chats(self) -> None:
         if not self.engine.can_generate:
             kind, does, fix = (
                 ("an embedding", "makes vectors", "get_embeddings, or `engineroom embed`")
@@ -352,7 +388,6 @@ class Pipeline:
                 else ("a reward", "scores", "get_scores, or `engineroom score`")
             )
             raise RequestError(f"the model is {kind} model: it {does}, it does not chat", fix=f"use {fix}")
-        return self.render(call) if call.length <= _LONG_TEXT else await asyncio.to_thread(self.render, call)
 
     async def _batch(
         self,
@@ -451,38 +486,30 @@ class Pipeline:
             if isinstance(item, str):
                 prompt = self.renderer.render_raw(item)
             elif _is_ids(item):
-                prompt = self._raw(item, {})
+                prompt = self._raw(item)
             else:
                 prompt = self.renderer.render_scored(parse_messages(item))
             self._check_ids(prompt)
-        except MessageError as error:
-            raise MessageError(f"batch_input[{place}]: {error.what}", why=error.why, fix=error.fix) from error
-        except UnsupportedError as error:
-            where = f"batch_input[{place}]: {error.place}"
-            raise UnsupportedError(
-                error.feature, error.engine, error.engines, why=error.why, fix=error.fix, place=where
-            ) from error
-        limits = (self.engine.context_length, self.engine.pooling.max_tokens)
-        limit = min((limit for limit in limits if limit is not None), default=None)
-        if limit is not None:
-            token_limit(_DEFAULTS, len(prompt) - 1, limit)
+            limits = (self.engine.context_length, self.engine.pooling.max_tokens)
+            limit = min((limit for limit in limits if limit is not None), default=None)
+            if limit is not None:
+                token_limit(_DEFAULTS, len(prompt) - 1, limit)
+        except RequestError as error:
+            error.within(f"batch_input[{place}]")
+            raise
         return prompt
 
-    async def _answers(self, request: Request) -> AsyncGenerator[Delta, None]:
-        if request.params.n == 1 or request.params.num_beams > 1:
-            async with aclosing(self._answer(request, 0, request.params)) as deltas:
-                async for delta in deltas:
-                    yield delta
-            return
-        streams = [self._answer(request, i, request.answer_params(i)) for i in range(request.params.n)]
-        async with aclosing(interleave(streams)) as deltas:
-            async for delta in deltas:
-                yield delta
+    def _answers(self, requests: Sequence[Request]) -> AsyncGenerator[Delta, None]:
+        streams = [
+            self._answer(request, index)
+            for request in requests
+            for index in range(1 if request.params.num_beams > 1 else request.params.n)
+        ]
+        return streams[0] if len(streams) == 1 else interleave(streams)
 
-    async def _answer(
-        self, request: Request, index: int, params: SamplingParams
-    ) -> AsyncGenerator[Delta, None]:
-        """One call of the engine: one answer, or the ``n`` best beams."""
+    async def _answer(self, request: Request, index: int) -> AsyncGenerator[Delta, None]:
+        """One call of the engine: the prompt's ``index``-th answer, or its ``n`` best beams."""
+        params = request.params if request.params.num_beams > 1 else request.answer_params(index)
         expected = params.n if params.num_beams > 1 else 1
         parsers: dict[int, AnswerParser] = {}
         async with self.admission.slot():
@@ -493,7 +520,9 @@ class Pipeline:
                     self.admission.moved()
                     parser = parsers.get(chunk.index)
                     if parser is None:
-                        parser = parsers[chunk.index] = self._parser(request, index + chunk.index)
+                        parser = parsers[chunk.index] = self._parser(
+                            request, request.first + index + chunk.index
+                        )
                     if parser.finished:
                         continue
                     for delta in parser.push(chunk):
@@ -549,12 +578,20 @@ def _check_format(prompt: Prompt, params: SamplingParams, call: Call) -> None:
         )
 
 
+def _refuse_switches(call: Call) -> None:
+    for name in call.rendering:
+        raise ParameterError(
+            f"{name} has no meaning for a prompt without a template", fix="leave it out", parameter=name
+        )
+
+
 def _is_ids(item: Any) -> bool:
     """A text as token ids, rather than a conversation."""
-    if not isinstance(item, (list, tuple)):
-        return False
-    items = cast("Sequence[Any]", item)
-    return bool(items) and type(items[0]) is int
+    return isinstance(item, (list, tuple)) and bool(item) and _are_integers(cast("Sequence[Any]", item))
+
+
+def _are_integers(items: Sequence[Any]) -> bool:
+    return {int}.issuperset(map(type, items))
 
 
 def _check_batch(method: str, batch_input: Any, unknown: Mapping[str, Any]) -> None:

@@ -113,6 +113,8 @@ class BaseEngine(ABC):
     async def prepare(self, params: SamplingParams) -> None:  # noqa: B027 - most engines have nothing to do here
         """Called before ``generate``, with the same parameters: whatever only this engine can refuse is refused here.
 
+        Once for all prompts of a request, with those of the first; the others' differ in ``max_new_tokens`` alone.
+
         Raises:
             RequestError: the engine can't do what they ask.
         """

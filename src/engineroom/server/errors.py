@@ -44,7 +44,9 @@ _NO_RETRY = {"x-should-retry": "false"}
 """OpenAI's clients try a 5xx again unless they are told not to; what failed by itself fails again."""
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}|(?<![\w.:/])(?:/[\w.@+-]+){2,}/?")
-_PLACE = re.compile(r"(?:messages|system|tools|batch_input|documents|input|prompt)(?:\[\d+\]|\.\w+)*")
+_PLACE = re.compile(
+    r"(?:messages|system|tools|batch_input|documents|query|text_[12]|input|prompt)(?:\[\d+\]|\.\w+)*"
+)
 _BATCH = "batch_input"
 """What is scored or embedded, whatever the route calls it."""
 
@@ -141,7 +143,7 @@ def _of_request(error: RequestError | ArgumentError, names: Mapping[str, str], s
     code, param = "invalid_value", None
     match error:
         case PromptTooLongError():
-            code, param = "context_length_exceeded", subject
+            code, param = "context_length_exceeded", _place_in(error.place) or subject
         case UnsupportedError():
             code, param = "unsupported_parameter", _place_in(error.place) or error.feature
         case ParameterError():

@@ -25,8 +25,8 @@ from engineroom.server.tickets import Tickets, log, server_stopped
 
 _WATCH_EVERY = 1.0
 _SILENCE = 10.0
-"""Seconds without a byte after which a stream shows that it lives; before its first byte, an error may still have a status of
-its own."""
+"""Seconds without a byte after which a stream shows that it lives, once its request was accepted: until then an error has a
+status of its own."""
 
 _BACKLOG = 4096
 _LAST_WORDS = 2.0
@@ -129,7 +129,7 @@ async def _watch(tickets: Tickets, write_timeout: float) -> None:
                 if now - ticket.sending_since > write_timeout:
                     log.warning("request %s: its client does not read", ticket.id)
                     ticket.cut()
-            elif ticket.stream and now - (ticket.last_sent or ticket.began) > _SILENCE:
+            elif ticket.stream and ticket.accepted and now - (ticket.last_sent or ticket.began) > _SILENCE:
                 task = asyncio.create_task(ticket.stream.keep_alive())
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)

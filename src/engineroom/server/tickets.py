@@ -47,7 +47,9 @@ class Buckets:
 
 
 class Stream(Protocol):
-    async def keep_alive(self) -> None: ...
+    async def keep_alive(self) -> None:
+        """Shows whoever waits that the answer is being worked at."""
+        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -60,6 +62,7 @@ class Ticket:
         sending_since: when the piece was handed over that the client has not taken yet; 0 if there is none.
         last_sent: when the last piece went out.
         stream: the streamed answer, while there is one.
+        accepted: nothing is left that could be refused: from now on a stream may begin.
         subject: the field of its body that holds what is answered.
         names: our parameters that have another name in its body.
         error: the code of the error that it ended with.
@@ -89,6 +92,7 @@ class Ticket:
     last_sent: float = 0.0
     left: bool = False
     stream: Stream | None = None
+    accepted: bool = False
     transport: asyncio.Transport | None = field(default=None, repr=False)
     ended_by: EngineroomError | None = None
     uses: object = field(default=None, repr=False)
@@ -100,6 +104,9 @@ class Ticket:
     @property
     def created(self) -> int:
         return int(time.time())
+
+    def accept(self) -> None:
+        self.accepted = True
 
     def end(self, error: EngineroomError) -> None:
         """Ends the request with an error."""

@@ -117,7 +117,7 @@ def test_prompts_of_a_completion(server: Served, prompt: Any) -> None:
 
 def test_one_bad_prompt_of_several_refuses_all(standing: Served) -> None:
     error = refused(standing, COMPLETIONS, {"prompt": [[1, 2], [265]]})
-    assert (error["param"], "265" in error["message"]) == ("prompt", True)
+    assert (error["param"], "265" in error["message"]) == ("prompt[1]", True)
     the_next_request_succeeds(standing)
 
 

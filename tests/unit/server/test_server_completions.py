@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from engineroom.engines.scripted import Reply
 from engineroom.types import Prompt, SamplingParams
-from serving import HI, asking, error_of, events_of
+from serving import HI, asking, error_of, events_of, served
 
 PATH = "/v1/completions"
 NONE_CACHED = {"prompt_tokens_details": {"cached_tokens": 0}}
@@ -86,14 +87,54 @@ def test_refusals(fields: dict[str, Any], param: str) -> None:
     assert (response.status_code, error_of(response)["param"]) == (400, param), response.text
 
 
-def test_one_bad_prompt_refuses_all() -> None:
-    with asking(echo) as ask:
-        response = ask(PATH, {"prompt": ["a", "b" * 5000]})
-        streamed = ask(PATH, {"prompt": ["a", "b" * 5000], "stream": True})
-    assert (response.status_code, error_of(response)["code"]) == (400, "context_length_exceeded")
-    # The first may have begun to stream when the second is read; then it is told in an event.
-    told = events_of(streamed)[-1]["error"] if streamed.status_code == 200 else error_of(streamed)
-    assert (told["code"], told["param"]) == ("context_length_exceeded", "prompt")
+BAD = {
+    "too long": ("b" * 5000, "context_length_exceeded"),
+    "an unknown id": ([265], "invalid_value"),
+    "no ids": ([], "invalid_value"),
+    "an empty text": ("", "invalid_value"),
+    "half a character": ("\ud800", "invalid_value"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("bad", "code"), BAD.values(), ids=BAD)
+def test_one_bad_prompt_of_several_refuses_all_before_the_engine_works(
+    bad: Any, code: str, stream: bool
+) -> None:
+    asked: list[Prompt] = []
+
+    def keep(prompt: Prompt, params: SamplingParams) -> str:
+        asked.append(prompt)
+        return "x"
+
+    good = "a" if isinstance(bad, str) else [97]
+    with asking(keep) as ask:
+        for prompts, place in (
+            ([good, bad], "prompt[1]"),
+            ([bad, good, bad], "prompt[0]"),
+            ([bad], "prompt"),
+        ):
+            response = ask(PATH, {"prompt": prompts, "stream": stream})
+            error = error_of(response)
+            assert (response.status_code, error["code"], error["param"]) == (400, code, place), error
+    assert asked == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_several_prompts_are_let_in_together_or_not_at_all(stream: bool) -> None:
+    slow = Reply("x", pause_at=0)
+    with served([slow], arguments={"max_concurrent": 1, "max_queue": 2}) as server:
+        never = server.post(PATH, json={"prompt": ["a"] * 4, "stream": stream})
+        inside = server.bridge.submit(server.model.acomplete("a"))
+        assert slow.paused.wait(10)
+        busy = server.post(PATH, json={"prompt": ["a", "b", "c"], "stream": stream})
+        slow.resume.set()
+        inside.result(10)
+        asked = len(server.engine.requests)
+    assert (never.status_code, error_of(never)["param"]) == (400, "prompt")
+    assert (busy.status_code, error_of(busy)["code"]) == (429, "engine_busy")
+    assert busy.headers["retry-after"] == "1"
+    assert asked == 1
 
 
 def test_tokens_there_and_back() -> None:

@@ -1,5 +1,6 @@
 """Where the network is the point: clients that leave, that don't read, that send nonsense; and the server's end."""
 
+import asyncio
 import json
 import logging
 import socket
@@ -13,12 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
+from engineroom import ScriptedEngine
 from engineroom.engines.scripted import Reply
-from engineroom.errors import ArgumentError
+from engineroom.errors import ArgumentError, ParameterError
 from engineroom.server import lifecycle
 from engineroom.server.lifecycle import RunningServer
 from engineroom.server.settings import ServerSettings
-from serving import CHAT, HI, Served, error_of, events_of, read_events, served, text_of
+from engineroom.types import SamplingParams
+from serving import CHAT, HI, Served, error_of, events_of, read_events, served, served_by, text_of
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
@@ -120,6 +123,27 @@ def test_a_silent_stream_is_kept_alive_and_then_fails_in_an_event(monkeypatch: p
         rest = "".join(texts)
     *pieces, last = read_events(rest)
     assert (r.status_code, text_of(pieces), last["error"]["code"]) == (200, "Hello", "generation_failed")
+
+
+class Pondering(ScriptedEngine):
+    """It looks for long at what it then refuses, as a compiler of grammars may."""
+
+    async def prepare(self, params: SamplingParams) -> None:
+        await asyncio.sleep(0.3)
+        raise ParameterError("it is too complex", parameter="response_format")
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses", "/v1/messages"])
+def test_what_is_refused_late_has_its_status_still(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(lifecycle, "_WATCH_EVERY", 0.02)
+    monkeypatch.setattr(lifecycle, "_SILENCE", 0.05)
+    subject = {"/v1/completions": {"prompt": ["a", "b"]}, "/v1/responses": {"input": "hi"}}
+    body = {"stream": True, **subject.get(path, {"messages": HI})}
+    body |= {"max_tokens": 5} if path == "/v1/messages" else {}
+    with served_by(Pondering()) as server:
+        answer = server.post(path, json=body)
+    assert answer.status_code == 400
+    assert "too complex" in answer.json()["error"]["message"]
 
 
 def test_a_live_request_keeps_its_id_to_itself() -> None:

@@ -1,16 +1,18 @@
 """Scores and embeddings over HTTP."""
 
 import base64
+import json
 import struct
 from collections.abc import Generator, Mapping, Sequence
 from math import exp
+from typing import Any
 
 import pytest
 
 from engineroom import ChatModel, Prompt, ScriptedEngine
 from engineroom.engines.capabilities import CAPABILITIES
 from engineroom.types import Support
-from serving import Ask, asking, error_of
+from serving import Ask, asking, error_of, served_by
 
 
 class Embedder(ScriptedEngine):
@@ -25,6 +27,11 @@ class Embedder(ScriptedEngine):
 
     async def embed(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
         return [(float(p.text.count("a")), float(p.text.count("b"))) for p in prompts]
+
+
+class Idle(Embedder):
+    async def embed(self, prompts: Sequence[Prompt]) -> list[tuple[float, ...]]:
+        pytest.fail("it was asked for vectors")
 
 
 def reward(prompt: Prompt) -> float:
@@ -178,7 +185,6 @@ def test_embeddings() -> None:
         near = ask("/v1/rerank", query="a", documents=["b", "aab", "a"]).json()["results"]
         pair = ask("/score", text_1="a", text_2="ab").json()["data"][0]["score"]
         refused = [ask("/v1/embeddings", input=given) for given in ([], ["a"] * 3000, [300])]
-        empty = error_of(ask("/v1/rerank", query="a", documents=["b", ""]))
     assert [item["embedding"] for item in body["data"]] == [pytest.approx([0.8, 0.6]), [1.0, 0.0]]
     assert body["usage"] == {"prompt_tokens": 9, "total_tokens": 9}
     assert [item["embedding"] for item in ids["data"]] == [[1.0, 0.0], [0.0, 1.0]]
@@ -187,7 +193,32 @@ def test_embeddings() -> None:
     assert [item["index"] for item in near] == [2, 1, 0]
     assert pair == pytest.approx(0.5**0.5)
     assert {response.status_code for response in refused} == {400}
-    assert (empty["param"], empty["message"][:48]) == (
-        "documents",
-        "a text is not fit: the prompt has no tokens. Fix",
-    )
+
+
+@pytest.mark.parametrize("bad", ["", "b" * 5000], ids=["empty", "too long"])
+@pytest.mark.parametrize(
+    ("path", "texts", "place"),
+    [
+        ("/v1/embeddings", {"input": ["a", "BAD", "b"]}, "input[1]"),
+        ("/v1/rerank", {"query": "a", "documents": ["a", "b", "b", "BAD"]}, "documents[3]"),
+        ("/v1/rerank", {"query": "BAD", "documents": ["a", "b"]}, "query"),
+        ("/score", {"text_1": "a", "text_2": ["a", "BAD"]}, "text_2[1]"),
+        ("/score", {"text_1": "BAD", "text_2": ["a", "b"]}, "text_1"),
+    ],
+)
+def test_of_several_texts_a_bad_one_refuses_all_before_the_engine_works(
+    path: str, texts: dict[str, Any], place: str, bad: str
+) -> None:
+    with served_by(Idle()) as server:
+        body = json.loads(json.dumps(texts).replace("BAD", bad))
+        answer = server.post(path, json=body)
+    error = error_of(answer)
+    assert (answer.status_code, error["param"]) == (400, place)
+    assert error["message"].startswith(f"{place}: the prompt has")
+
+
+def test_an_id_that_the_model_does_not_have_is_named_by_its_place_in_the_body() -> None:
+    with served_by(Idle()) as server:
+        error = error_of(server.post("/v1/embeddings", json={"input": [[1, 2], [265]]}))
+    assert error["param"] == "input[1]"
+    assert error["message"].startswith("input[1]: the model has no token id 265")

@@ -43,7 +43,10 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
         prompt=await rendered(model, body.messages, **_rendering(options)) if known_early else None,
     )
     if body.stream:
-        deltas, pieces = model.astream_deltas(body.messages, **options), ChatPieces(shape)
+        deltas, pieces = (
+            model.astream_deltas(body.messages, accepted=ticket.accept, **options),
+            ChatPieces(shape),
+        )
         return EventStream(written(deltas, pieces.event, ticket, end=pieces.end), ticket)
     answers = await ticket.attend(request.receive, model.achat(body.messages, **options))
     return counted(completion(answers, shape), ticket)

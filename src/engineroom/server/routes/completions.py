@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import replace
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from engineroom.chat import ChatModel
+from engineroom.call import RawPrompt
 from engineroom.errors import ParameterError
-from engineroom.pipeline import interleave
 from engineroom.server.answers import counted
 from engineroom.server.convert.completion_answer import CompletionPieces, CompletionShape, completion
 from engineroom.server.convert.logprobs import LogprobWriter
@@ -23,16 +19,12 @@ from engineroom.server.service import service_of
 from engineroom.server.sse import EventStream, written
 from engineroom.server.tickets import ticket_of
 from engineroom.server.wire.completions import MAX_PROMPTS, Completion, CompletionRequest
-from engineroom.types import Delta
-from engineroom.types import Response as Answer
 
 STREAMED = streamed(
     "With stream: the data of each event is a text_completion with pieces of text; the last is [DONE]."
 )
 
 router = APIRouter(tags=["completions"])
-
-RawPrompt = str | list[int]
 
 
 @router.post("/v1/completions", response_model=Completion, responses={**ERRORS, **STREAMED})
@@ -56,10 +48,11 @@ async def create_completion(body: CompletionRequest, request: Request) -> Respon
         prompts=len(prompts),
     )
     if body.stream:
-        deltas, pieces = _deltas(model, prompts, options), CompletionPieces(shape)
+        deltas = model.astream_completion(prompts, accepted=ticket.accept, **options)
+        pieces = CompletionPieces(shape)
         events = written(deltas, pieces.event, ticket, per_prompt=options.get("n", 1), end=pieces.end)
         return EventStream(events, ticket)
-    answers = await ticket.attend(request.receive, _answers(model, prompts, options))
+    answers = await ticket.attend(request.receive, model.acomplete(prompts, **options))
     return counted(completion(answers, shape), ticket)
 
 
@@ -83,32 +76,3 @@ def prompts_of(body: CompletionRequest) -> Sequence[RawPrompt]:
             parameter="prompt",
         )
     return cast("list[RawPrompt]", given)
-
-
-async def _answers(model: ChatModel, prompts: Sequence[RawPrompt], options: dict[str, Any]) -> list[Answer]:
-    if len(prompts) == 1:
-        return await model.acomplete(prompts[0], **options)
-    tasks = [asyncio.create_task(model.acomplete(prompt, **options)) for prompt in prompts]
-    try:
-        return [answer for answers in await asyncio.gather(*tasks) for answer in answers]
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _deltas(
-    model: ChatModel, prompts: Sequence[RawPrompt], options: dict[str, Any]
-) -> AsyncGenerator[Delta, None]:
-    streams = [model.astream_completion(prompt, **options) for prompt in prompts]
-    if len(streams) == 1:
-        return streams[0]
-    n: int = options.get("n", 1)
-    return interleave([_shifted(stream, place * n) for place, stream in enumerate(streams)])
-
-
-async def _shifted(deltas: AsyncGenerator[Delta, None], by: int) -> AsyncGenerator[Delta, None]:
-    """The answers to a later prompt are counted on from those before."""
-    async with aclosing(deltas):
-        async for delta in deltas:
-            yield replace(delta, index=delta.index + by)

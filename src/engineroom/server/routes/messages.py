@@ -36,7 +36,8 @@ async def create_message(body: MessagesRequest, request: Request, version: Versi
     turns = conversation(body)
     if body.stream:
         pieces = MessagePieces(shape)
-        events = written(model.astream_deltas(turns, **options), pieces.event, ticket)
+        deltas = model.astream_deltas(turns, accepted=ticket.accept, **options)
+        events = written(deltas, pieces.event, ticket)
         return EventStream(events, ticket, pieces)
     (answer,) = await ticket.attend(request.receive, model.achat(turns, **options))
     ticket.counted(answer.prompt_length, answer.response_length, (answer.finish_reason,))

@@ -47,7 +47,8 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     )
     ticket.answer_id = shape.response_id
     pieces = ResponsePieces(shape)
-    events = written(model.astream_deltas(conversation(body), **options), pieces.event, ticket)
+    deltas = model.astream_deltas(conversation(body), accepted=ticket.accept, **options)
+    events = written(deltas, pieces.event, ticket)
     if body.stream:
         return EventStream(events, ticket, pieces)
     await ticket.attend(request.receive, _run_through(events))

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from engineroom.errors import MessageError
+from engineroom.errors import RequestError
 from engineroom.server.answers import JsonAnswer
 from engineroom.server.convert.scores import (
     as_conversation,
@@ -63,7 +63,7 @@ async def score(body: ScoreRequest, request: Request) -> Response:
     if body.input is not None:
         scores = await _rewards(request, body, inputs_of(body))
     else:
-        scores = await _of_pairs(request, body, pairs_of(body))
+        scores = await _of_pairs(request, body, pairs_of(body), "text_1")
     items = [{"object": "score", "index": place, "score": value} for place, value in enumerate(scores)]
     return JsonAnswer(_listing(request, "score", items))
 
@@ -90,7 +90,7 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
     """Documents, the one that answers the query best first."""
     ticket_of(request).subject = "documents"
     texts = documents_of(body)
-    scores = await _of_pairs(request, body, [(body.query, text) for text in texts])
+    scores = await _of_pairs(request, body, [(body.query, text) for text in texts], "query")
     return JsonAnswer(
         {
             "id": f"rerank-{ticket_of(request).id}",
@@ -110,7 +110,13 @@ async def _rewards(request: Request, body: Scored, texts: Sequence[Any]) -> list
     return [reward.score for reward in rewards]
 
 
-async def _of_pairs(request: Request, body: Scored, pairs: Sequence[tuple[str, str]]) -> list[float]:
+async def _of_pairs(
+    request: Request, body: Scored, pairs: Sequence[tuple[str, str]], first: str
+) -> list[float]:
+    """
+    Args:
+        first: the field with what is on the left in the pairs.
+    """
     service, ticket = service_of(request), ticket_of(request)
     if not service.model.engine.can_embed:
         return await _rewards(request, body, [as_conversation(*pair) for pair in pairs])
@@ -119,11 +125,19 @@ async def _of_pairs(request: Request, body: Scored, pairs: Sequence[tuple[str, s
     work = service.model.aget_embeddings(texts, timeout=service.timeout(body.timeout))
     try:
         vectors = dict(zip(texts, await ticket.attend(request.receive, work), strict=True))
-    except MessageError as error:  # its place is one in the list without repetitions, which nobody sent
-        what = error.what.partition(": ")[2] or error.what
-        raise MessageError(f"a text is not fit: {what}", why=error.why, fix=error.fix) from error
+    except RequestError as error:
+        for place, text in enumerate(texts):
+            if error.place == f"batch_input[{place}]":  # a place in a list that nobody sent
+                error.moved(error.place, _place_of(text, pairs, first, ticket.subject))
+        raise
     ticket.counted(sum(vector.prompt_length for vector in vectors.values()), 0)
     return [cosine(vectors[one], vectors[other]) for one, other in pairs]
+
+
+def _place_of(text: str, pairs: Sequence[tuple[str, str]], first: str, second: str) -> str:
+    """Where in the body a text of pairs stands."""
+    place = next((place for place, (_, other) in enumerate(pairs) if other == text), None)
+    return first if place is None else f"{second}[{place}]"
 
 
 def _listing(request: Request, kind: str, items: list[dict[str, Any]]) -> dict[str, Any]:

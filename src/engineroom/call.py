@@ -14,7 +14,10 @@ RawPrompt: TypeAlias = "str | Sequence[int]"
 """A text or token ids to go on with as they are, without a template."""
 
 _RENDERING = ("enable_thinking", "continue_final")
-_DEPTH = 4  # a well-formed conversation's text lies no deeper
+_DEPTH = 6  # a well-formed conversation's text lies no deeper, nor that of several
+
+LONG_TEXT = 20_000
+"""Characters, and parts of a conversation: to make the tokens of more would hold up other streams, so a thread does it."""
 
 
 def nobody() -> None:
@@ -53,7 +56,7 @@ class Call:
 
     @property
     def length(self) -> int:
-        """About how many characters there are to render."""
+        """About how many characters there are to render; a little more than ``LONG_TEXT`` is as far as it counts."""
         return text_length((self.messages, self.system, self.tools, self.prompts))
 
 
@@ -64,16 +67,27 @@ def raw_prompts(prompt: RawPrompt | Sequence[RawPrompt]) -> Sequence[RawPrompt]:
     return cast("Sequence[RawPrompt]", prompt)
 
 
-def text_length(value: Any, depth: int = _DEPTH) -> int:
-    """About how many characters a conversation, or several of them, have."""
+def text_length(value: Any, depth: int = _DEPTH, enough: int = LONG_TEXT) -> int:
+    """About how many characters a conversation, or several of them, have; a part of one counts as a character at least.
+
+    Args:
+        enough: from here on it does not matter how many more there are.
+    """
     if isinstance(value, str):
         return len(value)
     if isinstance(value, (Message, Tool)):
         return len(repr(value))
-    if depth and isinstance(value, Mapping):
-        return sum(text_length(item, depth - 1) for item in cast("Mapping[Any, Any]", value).values())
-    if isinstance(value, Sequence) and value and isinstance(value[0], int):
-        return len(cast("Sequence[int]", value))  # token ids
-    if depth and isinstance(value, Sequence):
-        return sum(text_length(item, depth - 1) for item in cast("Sequence[Any]", value))
-    return 0
+    if not depth or not isinstance(value, (Mapping, Sequence)):
+        return 1
+    if isinstance(value, Mapping):
+        parts = list(cast("Mapping[Any, Any]", value).values())
+    else:
+        parts = cast("Sequence[Any]", value)
+        if parts and isinstance(parts[0], int):
+            return len(parts)  # token ids
+    length = 1
+    for part in parts:
+        if length > enough:
+            break
+        length += text_length(part, depth - 1, enough - length)
+    return length

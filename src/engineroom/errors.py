@@ -34,7 +34,9 @@ shows all three, one to a line. A front end may show the parts in its own way.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import cast
 
 
 class EngineroomError(Exception):
@@ -115,7 +117,7 @@ class PromptTooLongError(RequestError):
     """The prompt leaves no room in the context.
 
     Attributes:
-        prompt_length: tokens in the rendered prompt.
+        prompt_length: tokens in the rendered prompt; an estimate if it was too long to be rendered.
         context_length: tokens that the model can attend to.
     """
 
@@ -258,10 +260,19 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def _beginning(value: object, limit: int) -> object:
+    """As much of a list, a text or a map as can be seen of it: a million numbers take the time of many requests."""
+    if type(value) in (str, bytes, list, tuple):
+        return cast("Sequence[object]", value)[:limit]
+    if type(value) is dict:
+        return dict(islice(cast("dict[object, object]", value).items(), limit))
+    return value
+
+
 def shown(value: object, limit: int = 80) -> str:
     """``repr``, shortened for a message. Never fails: a hostile value has a hostile ``repr``."""
     try:
-        text = repr(value)
+        text = repr(_beginning(value, limit))
     except Exception:
         # RecursionError of nested lists, ValueError of integers with 5,000 digits, anything of objects.
         text = f"<{type(value).__name__}>"

@@ -19,6 +19,7 @@ MAX_STOP_LENGTH = 512
 """Characters. Each token's text is held against every beginning of every stop string."""
 
 MAX_STOP_TOKENS = 1024
+MAX_BIASES = 32_768
 MAX_FORMAT = 65_536
 """Characters of a schema, a pattern, a grammar, or of all choices together."""
 
@@ -338,9 +339,9 @@ def _token_ids(value: object) -> tuple[str, object]:
 
 
 def _logit_bias(value: object) -> tuple[str, object]:
-    expected = "a map from token id to a number in [-100, 100]"
-    if not isinstance(value, Mapping):
-        return expected, value
+    expected = f"a map from at most {MAX_BIASES} token ids to numbers in [-100, 100]"
+    if not isinstance(value, Mapping) or len(cast("Mapping[object, object]", value)) > MAX_BIASES:
+        return expected, cast("object", value)
     bias: dict[int, float] = {}
     for key, amount in cast("Mapping[object, object]", value).items():
         # JSON has no integer keys. Ten digits are more than any token id has.

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from engineroom.adapters import Adapters
 from engineroom.admission import Admission
-from engineroom.call import Call, Conversation, RawPrompt, text_length
+from engineroom.call import LONG_TEXT, Call, Conversation, RawPrompt, text_length
 from engineroom.deadline import Deadline
 from engineroom.engines.base import BaseEngine
 from engineroom.engines.capabilities import engines_with
@@ -32,7 +32,7 @@ from engineroom.errors import (
 from engineroom.params import MAX_SEED
 from engineroom.parse import AnswerParser
 from engineroom.render import Renderer, parse_messages, parse_tools
-from engineroom.sampling import SamplingDefaults, token_limit
+from engineroom.sampling import SamplingDefaults, check_text, most_text, token_limit
 from engineroom.types import (
     Chunk,
     Delta,
@@ -47,7 +47,6 @@ from engineroom.types import (
 T = TypeVar("T")
 
 _DEFAULTS = SamplingParams()
-_LONG_TEXT = 20_000  # characters; rendering more than this would hold up other streams, so a thread does it
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +317,7 @@ class Pipeline:
                 raise ParameterError(
                     f"{name}={shown(value)} is not allowed", why="true or false", parameter=name
                 )
+        self._check_text((call.messages, call.system))
         messages = parse_messages(
             call.messages, system=call.system, images=call.images, videos=call.videos, audios=call.audios
         )
@@ -330,12 +330,15 @@ class Pipeline:
             RequestError: it has no tokens, too many, or such as the model does not have.
         """
         if isinstance(prompt, str):
+            self._check_text(prompt)
             return self.renderer.render_raw(prompt)
+        if self.engine.context_length is not None:
+            token_limit(
+                _DEFAULTS, len(prompt), self.engine.context_length
+            )  # before a million ids are looked at
         ids = tuple(prompt)
         if not _are_integers(ids):
             raise MessageError("a prompt is a text or token ids", fix="send one of the two")
-        if self.engine.context_length is not None:
-            token_limit(_DEFAULTS, len(ids), self.engine.context_length)  # before a million ids are decoded
         wrong = next((i for i in ids and (min(ids), max(ids)) if not 0 <= i < self._vocab_size), None)
         if wrong is not None:
             raise MessageError(
@@ -357,7 +360,7 @@ class Pipeline:
         """All that a call asks for, rendered and checked: where one prompt is bad, none is answered."""
         self._check_chats()
         make = partial(self._checked, call, params, deadline)
-        return make() if call.length <= _LONG_TEXT else await asyncio.to_thread(make)
+        return make() if call.length <= LONG_TEXT else await asyncio.to_thread(make)
 
     def _checked(self, call: Call, params: SamplingParams, deadline: Deadline | None) -> Sequence[Request]:
         if not call.prompts:
@@ -423,7 +426,7 @@ class Pipeline:
         def render() -> list[Prompt]:
             return [self._whole(item, place) for place, item in enumerate(batch)]
 
-        return render() if text_length(batch) <= _LONG_TEXT else await asyncio.to_thread(render)
+        return render() if text_length(batch) <= LONG_TEXT else await asyncio.to_thread(render)
 
     def _check(self, prompt: Prompt, params: SamplingParams) -> Request:
         """What can only be judged with the prompt is refused here, before the engine is touched."""
@@ -450,6 +453,11 @@ class Pipeline:
                     why=f"ids go up to {self._vocab_size - 1}",
                     parameter=name,
                 )
+
+    def _check_text(self, text: Any) -> None:
+        """Of a prompt or a conversation: is it worth the time that a tokenizer takes?"""
+        context = self.engine.context_length
+        check_text(text_length(text, enough=most_text(context)), context)
 
     def _check_ids(self, prompt: Prompt) -> None:
         """An id without an embedding would fail the whole device on CUDA, not only its request."""
@@ -483,11 +491,10 @@ class Pipeline:
 
     def _whole(self, item: Any, place: int) -> Prompt:
         try:
-            if isinstance(item, str):
-                prompt = self.renderer.render_raw(item)
-            elif _is_ids(item):
+            if isinstance(item, str) or _is_ids(item):
                 prompt = self._raw(item)
             else:
+                self._check_text(item)
                 prompt = self.renderer.render_scored(parse_messages(item))
             self._check_ids(prompt)
             limits = (self.engine.context_length, self.engine.pooling.max_tokens)
@@ -587,7 +594,10 @@ def _refuse_switches(call: Call) -> None:
 
 def _is_ids(item: Any) -> bool:
     """A text as token ids, rather than a conversation."""
-    return isinstance(item, (list, tuple)) and bool(item) and _are_integers(cast("Sequence[Any]", item))
+    if not isinstance(item, (list, tuple)):
+        return False
+    items = cast("Sequence[Any]", item)
+    return bool(items) and _are_integers(items)
 
 
 def _are_integers(items: Sequence[Any]) -> bool:

@@ -13,6 +13,7 @@ from engineroom.errors import (
     EngineClosedError,
     MessageError,
     ParameterError,
+    PromptTooLongError,
     RequestError,
 )
 
@@ -49,6 +50,19 @@ def test_ids_that_the_model_does_not_have_are_refused(ids: list[int]) -> None:
         with pytest.raises(ParameterError, match="enable_thinking has no meaning"):
             model.complete("a", enable_thinking=True)
         assert model.engine.requests == []  # type: ignore[attr-defined]
+
+
+def test_a_text_that_no_context_holds_is_not_read() -> None:
+    with ChatModel(engine=ScriptedEngine(echo)) as model:
+        model.tokenizer.encode = lambda text: pytest.fail("it was read")  # type: ignore[method-assign, assignment]
+        huge = "x" * 2_000_001
+        for ask in (
+            lambda: model.complete(huge),
+            lambda: model.chat(huge),
+            lambda: model.render([{"role": "user", "content": [{"type": "text", "text": huge}]}]),
+        ):
+            with pytest.raises(PromptTooLongError, match="more than 2,000,000 characters"):
+                ask()
 
 
 def test_several_prompts_are_answered_together() -> None:

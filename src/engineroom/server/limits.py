@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engineroom.server.bodies import beside_others
 from engineroom.server.errors import ClientLeftError, Refusal
 from engineroom.server.http import header, send_refusal
 from engineroom.server.tickets import log
@@ -17,10 +19,13 @@ _LOGGED = 10_000
 _LINGER = 1.0
 """Seconds that a client may go on sending what is refused."""
 
-_MAX_STRINGS = 500_000
-_MAX_CONTAINERS = 200_000
-_MAX_VALUES = 5_000_000
-"""What the JSON of a body may hold; the parser reads so much in half a second. A thousand prompts of token ids are within."""
+_MAX_STRINGS = 150_000
+_MAX_CONTAINERS = 100_000
+_MAX_VALUES = 2**20
+_MAX_ESCAPES = 3_000_000
+"""What the JSON of a body may hold. A parser goes on without a pause, and while it does no stream gets a piece: so much of
+each takes it 40 to 100 ms (``benchmarks/server_bodies.py``). A thousand prompts of a thousand token ids are within, and a
+text of three million Chinese characters, each written as an escape."""
 
 _TOO_MANY = Refusal(413, "the body's JSON holds too many values", code="too_many_values")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -52,7 +57,7 @@ class BodyMiddleware:
         if isinstance(body, Refusal):
             await _refuse(body, scope, receive, send)
             return
-        refusal = unfit(body, self._max_depth)
+        refusal = await beside_others(partial(unfit, max_depth=self._max_depth), body)
         if refusal is not None:
             await send_refusal(refusal, scope, send)
             return
@@ -107,10 +112,15 @@ async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) 
 
 
 def unfit(body: bytes, max_depth: int) -> Refusal | None:
-    """Is this JSON too much to read in one go? Told from its bytes, in milliseconds; what is within strings does not count.
+    """Is this JSON too much to read in one go? Told from its bytes; what is within strings does not count.
 
     32 MiB can hold eleven million empty lists, which take the parser seconds and a gigabyte, and everybody else waits.
     """
+    if body.count(b"\\") > _MAX_ESCAPES:
+        return _TOO_MANY
+    opening, quotes = body.count(b"[") + body.count(b"{"), body.count(b'"')
+    if opening <= max_depth and quotes <= 2 * _MAX_STRINGS and body.count(b",") <= _MAX_VALUES:
+        return None  # even if none of them was within a string
     outside = _outside_strings(body)
     if outside is None or outside.count(b",") > _MAX_VALUES:
         return _TOO_MANY

@@ -125,6 +125,21 @@ def test_a_silent_stream_is_kept_alive_and_then_fails_in_an_event(monkeypatch: p
     assert (r.status_code, text_of(pieces), last["error"]["code"]) == (200, "Hello", "generation_failed")
 
 
+def test_a_small_piece_does_not_wait_for_the_next() -> None:
+    """Nagle's algorithm keeps it until the client has acknowledged the piece before, which it puts off for 40 ms."""
+    slow = Reply("Hello", pause_at=0)
+    with served([slow]) as server:
+        connection = raw(server, chat_bytes(stream=True))
+        assert slow.paused.wait(10)
+        (ticket,) = server.service.tickets.live.values()
+        assert ticket.transport is not None
+        accepted = ticket.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        slow.resume.set()
+        wait_for(lambda: not server.service.tickets.live)
+        connection.close()
+
+
 class Pondering(ScriptedEngine):
     """It looks for long at what it then refuses, as a compiler of grammars may."""
 

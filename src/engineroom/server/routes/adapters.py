@@ -8,13 +8,14 @@ from fastapi import APIRouter, Request
 
 from engineroom.errors import ModelError, ModelNotFoundError, ParameterError
 from engineroom.server.auth import require_admin
+from engineroom.server.bodies import JsonRoute
 from engineroom.server.remote_arguments import inside
 from engineroom.server.routes.documented import ERRORS
 from engineroom.server.service import Service, service_of
 from engineroom.server.tickets import log
 from engineroom.server.wire.adapters import AdapterList, LoadAdapterRequest, UnloadAdapterRequest
 
-router = APIRouter(tags=["admin"])
+router = APIRouter(tags=["admin"], route_class=JsonRoute)
 
 
 @router.post("/v1/load_lora_adapter", response_model=AdapterList, responses=ERRORS)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engineroom.server.answers import counted
+from engineroom.server.bodies import JsonRoute
 from engineroom.server.convert.chat_answer import ChatPieces, ChatShape, completion
 from engineroom.server.convert.conversation import chat_options
 from engineroom.server.convert.logprobs import LogprobWriter
@@ -21,7 +22,7 @@ from engineroom.server.wire.chat import ChatCompletion, ChatRequest
 
 STREAMED = streamed("With stream: the data of each event is a chat.completion.chunk; the last is [DONE].")
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], route_class=JsonRoute)
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses={**ERRORS, **STREAMED})

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from engineroom.call import RawPrompt
 from engineroom.errors import ParameterError
 from engineroom.server.answers import counted
+from engineroom.server.bodies import JsonRoute
 from engineroom.server.convert.completion_answer import CompletionPieces, CompletionShape, completion
 from engineroom.server.convert.logprobs import LogprobWriter
 from engineroom.server.convert.sampling import sampling_options, wire_names
@@ -24,7 +25,7 @@ STREAMED = streamed(
     "With stream: the data of each event is a text_completion with pieces of text; the last is [DONE]."
 )
 
-router = APIRouter(tags=["completions"])
+router = APIRouter(tags=["completions"], route_class=JsonRoute)
 
 
 @router.post("/v1/completions", response_model=Completion, responses={**ERRORS, **STREAMED})

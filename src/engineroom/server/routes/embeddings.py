@@ -6,13 +6,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engineroom.server.answers import JsonAnswer
+from engineroom.server.bodies import JsonRoute
 from engineroom.server.convert.embeddings import embedding_list, inputs_of
 from engineroom.server.routes.documented import ERRORS
 from engineroom.server.service import service_of
 from engineroom.server.tickets import ticket_of
 from engineroom.server.wire.embeddings import EmbeddingList, EmbeddingRequest
 
-router = APIRouter(tags=["embeddings"])
+router = APIRouter(tags=["embeddings"], route_class=JsonRoute)
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingList, responses=ERRORS)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engineroom.server.answers import JsonAnswer
+from engineroom.server.bodies import JsonRoute
 from engineroom.server.convert.message_answer import MessagePieces, MessageShape, message
 from engineroom.server.convert.message_request import NAMES, conversation, message_options, rendering_switches
 from engineroom.server.rendering import rendered
@@ -20,7 +21,7 @@ from engineroom.server.wire.messages import AnthropicMessage, CountTokensRequest
 
 STREAMED = streamed("With stream: Anthropic's events, from message_start to message_stop.")
 
-router = APIRouter(tags=["messages"])
+router = APIRouter(tags=["messages"], route_class=JsonRoute)
 
 
 @router.post("/v1/messages", response_model=AnthropicMessage, responses={**ANTHROPIC_ERRORS, **STREAMED})

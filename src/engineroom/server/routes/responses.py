@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engineroom.server.answers import JsonAnswer
+from engineroom.server.bodies import JsonRoute
 from engineroom.server.convert.logprobs import LogprobWriter
 from engineroom.server.convert.response_answer import ResponsePieces, ResponseShape
 from engineroom.server.convert.response_request import (
@@ -26,7 +27,7 @@ from engineroom.server.wire.responses import InputTokens, InputTokensRequest, Re
 
 STREAMED = streamed("With stream: OpenAI's typed events, from response.created to response.completed.")
 
-router = APIRouter(tags=["responses"])
+router = APIRouter(tags=["responses"], route_class=JsonRoute)
 
 
 @router.post("/v1/responses", response_model=ResponseObject, responses={**ERRORS, **STREAMED})

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from engineroom.errors import RequestError
 from engineroom.server.answers import JsonAnswer
+from engineroom.server.bodies import JsonRoute
 from engineroom.server.convert.scores import (
     as_conversation,
     checked,
@@ -36,7 +37,7 @@ from engineroom.server.wire.scores import (
     ScoreRequest,
 )
 
-router = APIRouter(tags=["scores"])
+router = APIRouter(tags=["scores"], route_class=JsonRoute)
 
 
 @router.post("/v1/score/evaluation", response_model=Evaluation, responses=ERRORS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from engineroom.server.auth import require_admin
+from engineroom.server.bodies import JsonRoute
 from engineroom.server.remote_arguments import changed
 from engineroom.server.routes.documented import ERRORS
 from engineroom.server.service import Service, service_of
@@ -12,7 +13,7 @@ from engineroom.server.switch import Plan
 from engineroom.server.tickets import ticket_of
 from engineroom.server.wire.switch import SwitchRequest, SwitchState
 
-router = APIRouter(tags=["admin"])
+router = APIRouter(tags=["admin"], route_class=JsonRoute)
 
 
 @router.post("/switch", response_model=SwitchState, responses=ERRORS)

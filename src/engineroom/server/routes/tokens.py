@@ -10,7 +10,9 @@ from starlette.responses import Response
 
 from engineroom.chat import ChatModel
 from engineroom.errors import ParameterError
+from engineroom.sampling import check_text
 from engineroom.server.answers import JsonAnswer
+from engineroom.server.bodies import JsonRoute
 from engineroom.server.convert.conversation import template_switches
 from engineroom.server.rendering import beside, rendered
 from engineroom.server.routes.documented import ERRORS
@@ -25,7 +27,7 @@ from engineroom.server.wire.tokens import (
 )
 from engineroom.types import Prompt
 
-router = APIRouter(tags=["tokens"])
+router = APIRouter(tags=["tokens"], route_class=JsonRoute)
 
 
 @router.post("/tokenize", response_model=Tokenized, responses=ERRORS)
@@ -58,12 +60,14 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     service = service_of(request)
     service.chosen(body.model)
     tokenizer = service.model.tokenizer
-    wrong = next((i for i in body.tokens if i >= tokenizer.vocab_size), None)
+    ends = (min(body.tokens), max(body.tokens)) if body.tokens else ()
+    wrong = next((i for i in ends if not 0 <= i < tokenizer.vocab_size), None)
     if wrong is not None:
         raise ParameterError(
             f"tokens holds id {wrong}", why=f"ids go from 0 to {tokenizer.vocab_size - 1}", parameter="tokens"
         )
-    return JsonAnswer({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})
+    decode = partial(tokenizer.decode, body.tokens, skip_special_tokens=False)
+    return JsonAnswer({"prompt": await beside(decode, len(body.tokens))})
 
 
 @router.post("/render", response_model=Rendered, responses=ERRORS)
@@ -89,5 +93,6 @@ async def _ids_of(model: ChatModel, body: TokenizeRequest) -> list[int]:
         if getattr(body, name):
             raise ParameterError(f"{name} belongs to messages, not to prompt", parameter=name)
     text = body.prompt or ""
+    check_text(len(text), model.context_length)
     encode = model.tokenizer.encode if body.add_special_tokens is False else model.tokenizer.encode_plain
     return await beside(partial(encode, text), len(text))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,15 +15,15 @@ from engineroom.server.wire.common import (
     SamplingFields,
     TokenUsage,
 )
+from engineroom.server.wire.tokens import TokenIds
 
 MAX_PROMPTS = 1024
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class CompletionRequest(SamplingFields):
     """A text, or token ids, to go on with; or several."""
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]] = Field(
+    prompt: str | list[str] | TokenIds | list[TokenIds] = Field(
         description="A text, a list of texts, token ids, or a list of lists of token ids."
     )
     logprobs: int | None = Field(None, ge=0, le=50)

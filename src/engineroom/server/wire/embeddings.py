@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from engineroom.server.wire.common import LABEL, Answer, Harmless, PromptUsage, Wire
-from engineroom.server.wire.tokens import TokenId
+from engineroom.server.wire.tokens import TokenIds
 
 
 class EmbeddingRequest(Wire):
     """Texts, or token ids, to make vectors of; or, as vLLM has it, one conversation."""
 
-    input: str | list[str] | list[TokenId] | list[list[TokenId]] | None = None
+    input: str | list[str] | TokenIds | list[TokenIds] | None = None
     messages: list[dict[str, Any]] | None = Field(None, description="vLLM: a conversation instead of input.")
     model: str | None = None
     dimensions: int | None = Field(None, ge=1, description="Keep the first so many numbers.")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from pydantic import Field
 
 from engineroom.server.wire.common import Answer, Harmless, Wire
 
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds: TypeAlias = list[int]
+"""Which of them a model has is judged with it. To hold each against bounds here, too, would take twice the time."""
 
 
 class Rendering(Wire):
@@ -45,7 +46,7 @@ class Tokenized(Answer):
 
 class DetokenizeRequest(Wire):
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: TokenIds
 
 
 class Detokenized(Answer):

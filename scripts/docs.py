@@ -115,7 +115,8 @@ def commands() -> Iterator[str]:
 def settings() -> Iterator[str]:
     yield (
         "# Settings\n\nThe arguments of `ChatModel(...)`, of configuration files, and of the commands. The names are"
-        " LLaMA-Factory's where it has one.\nA sampling setting without a default is the model's own"
+        " LLaMA-Factory's where it has one.\nThose of one engine (`vllm_…`, `sglang_…`, `kt_…`) may stay where another is chosen, which does not read them: so that"
+        " `infer_backend` alone changes the engine.\nA sampling setting without a default is the model's own"
         " (`generation_config.json`).\n\n| setting | allowed | default | meaning |\n| --- | --- | --- | --- |\n"
     )
     for doc in describe():

@@ -29,11 +29,10 @@ def serve(settings: ServerSettings, arguments: Arguments, *, as_json: bool) -> i
     from engineroom.cli.loading import load_model, print_note
     from engineroom.server.app import create_app
     from engineroom.server.lifecycle import RunningServer
-    from engineroom.server.logs import configure_logs
+    from engineroom.server.logs import logs_to_stderr
     from engineroom.server.spans import export_spans
 
-    with _lenient_stderr():
-        configure_logs(settings)
+    with _lenient_stderr(), logs_to_stderr(settings):
         if note := export_spans():
             print_note(note)
         bridge = Bridge("engineroom-server")

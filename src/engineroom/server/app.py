@@ -16,7 +16,7 @@ import engineroom
 from engineroom.errors import EngineroomError
 from engineroom.server.auth import KeyMiddleware
 from engineroom.server.errors import OF_NO_CONCERN, ClientLeftError, Refusal, RefusedError, refusal_of
-from engineroom.server.http import encoded
+from engineroom.server.http import PathMiddleware, encoded
 from engineroom.server.limits import BodyMiddleware
 from engineroom.server.routes import (
     adapters,
@@ -80,6 +80,7 @@ def create_app(
         summary="One chat and scoring API over several inference engines.",
         version=engineroom.__version__,
         root_path=settings.root_path,
+        redirect_slashes=False,
         routes=list(ROUTES),
     )
     app.state.service = service
@@ -114,6 +115,7 @@ def _add_layers(app: FastAPI, service: Service) -> None:
             ],  # OpenAI's and Anthropic's clients read them
         )
     app.add_middleware(TicketMiddleware, tickets=service.tickets)
+    app.add_middleware(PathMiddleware)
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from starlette.types import Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engineroom.server.encoding import compact
 from engineroom.server.errors import Refusal, anthropic_error
+
+
+class PathMiddleware:
+    """A path with a slash at its end is the path without: where a redirect would lead, only the proxy in front knows."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].endswith("/") and len(scope["path"]) > 1:
+            scope = {**scope, "path": scope["path"][:-1]}
+        await self._app(scope, receive, send)
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:

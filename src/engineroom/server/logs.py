@@ -6,6 +6,8 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 from engineroom.server.settings import ServerSettings
@@ -13,15 +15,29 @@ from engineroom.server.settings import ServerSettings
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
-def configure_logs(settings: ServerSettings) -> None:
-    """To standard error, for the process of ``engineroom api``. A program of somebody else's has logging of its own."""
+@contextmanager
+def logs_to_stderr(settings: ServerSettings) -> Generator[None, None, None]:
+    """For a run of ``engineroom api``; afterwards the loggers are as they were, for standard error may be another one then.
+    A program of somebody else's has logging of its own."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if settings.log_format == "json" else TextLines())
-    for name, level in (("engineroom.server", logging.INFO), ("uvicorn.error", logging.WARNING)):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.setLevel(level)
-        logger.propagate = False
+    with (
+        _only(handler, logging.getLogger("engineroom.server"), logging.INFO),
+        _only(handler, logging.getLogger("uvicorn.error"), logging.WARNING),
+    ):
+        yield
+
+
+@contextmanager
+def _only(handler: logging.Handler, logger: logging.Logger, level: int) -> Generator[None, None, None]:
+    before = logger.handlers, logger.level, logger.propagate
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.handlers, _, logger.propagate = before
+        logger.setLevel(before[1])
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from serving import Served, asking, error_of, served
+from serving import HI, Served, asking, error_of, served
 
 NAMES = ("mine", "other", "third")
 CLAUDE = {"anthropic-version": "2023-06-01"}
@@ -113,3 +113,23 @@ def test_pages_are_anthropics() -> None:
         taken = ask("/v1/models?client_version=0.9")
     assert (refused.status_code, error_of(refused)["param"]) == (400, "limit")
     assert taken.json()["object"] == "list"
+
+
+@pytest.mark.parametrize("root_path", ["", "/behind/a/proxy"])
+def test_a_slash_at_the_end_of_a_path_changes_nothing(root_path: str) -> None:
+    with served(["x"], root_path=root_path) as server:
+        for path in (
+            "/v1/models",
+            "/v1/models/demo",
+            "/health",
+            "/version",
+            "/nothing",
+            "/v1/models/nothing",
+        ):
+            with_slash, without = server.get(f"{root_path}{path}/"), server.get(root_path + path)
+            assert with_slash.status_code == without.status_code
+            assert with_slash.json() == without.json()
+        answer = server.post(f"{root_path}/v1/chat/completions/", json={"messages": HI})
+        assert answer.json()["choices"][0]["message"]["content"] == "x"
+        assert server.get(f"{root_path}/v1/models//").status_code == 404
+        assert "location" not in server.get(f"{root_path}//v1/models/").headers

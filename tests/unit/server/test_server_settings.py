@@ -1,11 +1,14 @@
 """Where the server's settings come from, and which of them are refused."""
 
+import io
+import logging
 from typing import Any
 
 import pytest
 
 from engineroom.errors import ArgumentError
-from engineroom.server.settings import resolve
+from engineroom.server.logs import logs_to_stderr
+from engineroom.server.settings import ServerSettings, resolve
 
 
 def test_a_flag_wins_over_the_environment_and_that_over_a_file() -> None:
@@ -88,3 +91,14 @@ def test_a_bad_key_is_not_shown() -> None:
     with pytest.raises(ArgumentError) as caught:
         resolve({}, {"api_key": {"sk-secret": 1}}, {})
     assert "sk-secret" not in str(caught.value)
+
+
+def test_after_a_run_the_log_goes_where_it_went_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("engineroom.server")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    with logs_to_stderr(ServerSettings()):
+        logger.info("within")
+    assert "within" in stream.getvalue()
+    assert (list(logger.handlers), logger.level, logger.propagate) == before

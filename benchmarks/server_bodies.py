@@ -135,6 +135,7 @@ def measure(port: int, watch: Watch, rounds: int, chosen: str) -> None:
             continue
         body = make()
         stalls: list[float] = []
+        status, took = 0, 0.0
         for _ in range(rounds):
             watch.clear()
             began = time.perf_counter()

@@ -15,9 +15,7 @@ from engineroom.cli.scorable import Scorable, read_lines, read_words
 from engineroom.errors import (
     ArgumentError,
     MessageError,
-    PromptTooLongError,
     RequestError,
-    TemplateError,
     UnknownArgumentError,
 )
 
@@ -123,9 +121,10 @@ def _one_by_one(
     for item in batch:
         try:
             yield item, ask([item.content])[0]
-        except (MessageError, PromptTooLongError, TemplateError) as error:
-            what = error.what.replace("batch_input[0]", "it")
-            raise RequestError(f"{item.place}: {what}", why=error.why, fix=error.fix) from error
+        except RequestError as error:
+            if error.place.startswith("batch_input[0]"):
+                error.moved("batch_input[0]", item.place)
+            raise
 
 
 @contextmanager

@@ -40,8 +40,11 @@ class Admission:
 
     @property
     def still(self) -> float:
-        """Seconds for which the engine has given nothing though answers are in it; 0 if none are."""
-        return time.monotonic() - self._moved_at if self.running else 0.0
+        """Seconds for which the engine has given nothing though answers are due; 0 if none are.
+
+        Those that are being prepared count, too: an engine's process that stands still may not even begin.
+        """
+        return time.monotonic() - self._moved_at if self.accepted else 0.0
 
     def check_open(self) -> None:
         """
@@ -80,6 +83,8 @@ class Admission:
                 why=f"{self.accepted} answers are running or waiting; the limit is {self.limit} + {self.max_queue}",
                 fix="try again later, or raise max_concurrent or max_queue",
             )
+        if not self.accepted:
+            self.moved()
         self.accepted += answers
         self._empty.clear()
         try:

@@ -51,7 +51,7 @@ class Load:
         waiting: answers that are being rendered or wait for their turn.
         limit: the most that run at once.
         max_queue: the most that may wait.
-        still: seconds for which the engine has given nothing though answers are in it.
+        still: seconds for which the engine has given nothing though answers are due.
     """
 
     running: int

@@ -100,6 +100,18 @@ class Checkpoint:
             )
         return checkpoint
 
+    @classmethod
+    def glance(cls, arguments: Arguments) -> None:
+        """Looks at a model of this machine, and at none of the hub: to import an engine only to find a name misspelt takes
+        seconds.
+
+        Raises:
+            ModelError: ``open`` would raise it, or ``config``.
+        """
+        name = arguments.model_name_or_path
+        if demo.resolve(name) or _local_folder(name) or not _may_be_on_the_hub(name):
+            _ = cls.open(arguments).config
+
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """``config.json``."""
@@ -240,12 +252,7 @@ def _base_of(adapter: Path) -> str:
 def _from_hub(arguments: Arguments, weights: bool) -> Path:
     """Downloads a hub repository, or finds it in the cache."""
     name = arguments.model_name_or_path
-    if (
-        name.startswith((".", "/", "~"))
-        or name.count("/") > 1
-        or _is_sentence(name)
-        or _is(Path(name).exists)
-    ):
+    if not _may_be_on_the_hub(name):
         raise _not_found(name, "there is no such folder")
     for variable in ("USE_MODELSCOPE_HUB", "USE_OPENMIND_HUB"):  # LLaMA-Factory's
         if os.environ.get(variable, "").lower() in {"1", "true", "y"}:
@@ -278,6 +285,15 @@ def _from_hub(arguments: Arguments, weights: bool) -> Path:
         reason = " ".join(str(error).split())
         raise _not_found(name, f"no such folder, and the hub said: {reason[:300]}") from error
     return Path(folder)
+
+
+def _may_be_on_the_hub(name: str) -> bool:
+    return not (
+        name.startswith((".", "/", "~"))
+        or name.count("/") > 1
+        or _is_sentence(name)
+        or _is(Path(name).exists)
+    )
 
 
 def _is_sentence(name: str) -> bool:

@@ -254,8 +254,14 @@ class RequestTimeoutError(EngineError, TimeoutError):
         self.tokens = tokens
 
 
+_LONGEST_NAME = 200
+"""Characters. What is longer is no name misspelt, and to compare megabytes takes seconds."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that looks most like ``name``, or None if nothing does."""
+    if len(name) > _LONGEST_NAME:
+        return None
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return matches[0] if matches else None
 

@@ -148,7 +148,8 @@ class SamplingParams:
         top_k: tokens kept; 0 or -1 keeps all.
         top_p: smallest set of likeliest tokens whose probability reaches this is kept, in (0, 1].
         min_p: tokens less likely than this times the likeliest are dropped, in [0, 1].
-        repetition_penalty: > 0; above 1 makes tokens already seen less likely (Keskar et al. 2019, arXiv 1909.05858).
+        repetition_penalty: in [0.01, 100], for logits divided by much less overflow; above 1 makes tokens already seen less
+            likely (Keskar et al. 2019, arXiv 1909.05858).
         presence_penalty: subtracted once from the logit of each token already answered, in [-2, 2].
         frequency_penalty: subtracted for each time that it was answered, in [-2, 2].
         logit_bias: token id → added to its logit, in [-100, 100].
@@ -367,7 +368,7 @@ _CHECKS: Mapping[str, Check] = MappingProxyType(
         "top_p": _number(0, 1, open_low=True),
         "top_k": _integer(-1),
         "min_p": _number(0, 1),
-        "repetition_penalty": _number(0, 100, open_low=True),
+        "repetition_penalty": _number(0.01, 100),
         "presence_penalty": _number(-2, 2),
         "frequency_penalty": _number(-2, 2),
         "logit_bias": _logit_bias,

@@ -1,4 +1,8 @@
-"""``engineroom api`` as a process: how it starts, how it ends, and what the machine under it may do to it."""
+"""``engineroom api`` as a process: how it starts, how it ends, and what the machine under it may do to it.
+
+The drills "SIGTERM" (with 100 streams open), "start fails" (port taken, bad certificate, no model) and "disk full for logs".
+All of the drills by name: the heads of ``test_server_attacks.py`` and ``test_server_faults.py``.
+"""
 
 from __future__ import annotations
 
@@ -225,6 +229,8 @@ def failed_start(*words: str) -> tuple[int, str]:
 def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     before = set(psutil.Process().children(recursive=True))  # other tests' helpers
     (tmp_path / "bad.pem").write_text("no certificate")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text('{"architectures": [')
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -234,6 +240,8 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
             (("--ssl-certfile", str(tmp_path / "bad.pem"), "--port", "0"), "certificate"),
             (("--ssl-certfile", str(tmp_path / "none.pem"), "--port", "0"), "certificate"),
             (("--host", "0.0.0.0", "--port", "0"), "without an API key"),
+            (("--host", "0.0.0.0", "--port", "0", "--api-key", ""), "api_key"),
+            ((f"model_name_or_path={tmp_path / 'broken'}", "--port", "0"), "config.json"),
             (("--host", "192.0.2.1", "--api-key", "k", "--port", "0"), "can't listen on"),
             (("infer_backend=nonsense", "--port", "0"), "infer_backend"),
             (("model_name_or_path=/no/such/model", "--port", "0"), "/no/such/model"),
@@ -253,9 +261,8 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_full_disk_under_the_log_stops_nobody(tmp_path: Path) -> None:
     for form in ("text", "json"):
-        with started(
-            tmp_path, "infer_backend=scripted", "--log-format", form, "--log-requests", log=Path("/dev/full")
-        ) as server:
+        words = ("--log-format", form, "--log-requests", *["--json"] * (form == "json"))
+        with started(tmp_path, "infer_backend=scripted", *words, log=Path("/dev/full")) as server:
             for _ in range(20):
                 the_next_request_succeeds(server)
             server.signal(signal.SIGTERM)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
+import shutil
 import signal
 import threading
 import time
@@ -19,20 +21,27 @@ import torch
 from test_drills import Process, started
 
 from engineroom import ChatModel
+from engineroom import demo as demo_models
 from engineroom.server.app import create_app
+from engineroom.server.settings import ServerSettings
 from serving import CHAT, error_of, read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SUM = [{"role": "user", "content": "What is 7 plus 5?"}]
+KIND = {"content-type": "application/json", "x-api-key": "root"}
 GOOD = {"messages": SUM, "temperature": 0, "max_tokens": 16}
 
 
-def ask_together(model: ChatModel, *bodies: dict[str, Any]) -> list[httpx.Response]:
+def ask_together(
+    model: ChatModel, *bodies: dict[str, Any], path: str = CHAT, **settings: Any
+) -> list[httpx.Response]:
     async def go() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(create_app(model))
+        transport = httpx.ASGITransport(create_app(model, ServerSettings(**settings)))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=120) as client:
-            return list(await asyncio.gather(*(client.post(CHAT, json=body) for body in bodies)))
+            # httpx's own encoder refuses half a character; clients in other languages send it.
+            posted = (client.post(path, content=json.dumps(body), headers=KIND) for body in bodies)
+            return list(await asyncio.gather(*posted))
 
     return asyncio.run(go())
 
@@ -99,6 +108,76 @@ def test_a_costly_format_is_refused_or_kept_to_in_time(demo: ChatModel, fields: 
     assert text_of(beside)
 
 
+FORMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "/v1/completions": lambda schema: {"prompt": "hi", "max_tokens": 8, "guided_json": schema},
+    "/v1/responses": lambda schema: {
+        "input": "hi",
+        "max_output_tokens": 8,
+        "text": {"format": {"type": "json_schema", "schema": schema}},
+    },
+    "/v1/messages": lambda schema: {
+        "messages": SUM,
+        "max_tokens": 8,
+        "output_config": {"format": {"type": "json_schema", "schema": schema}},
+    },
+}
+"""A schema as each of the other routes has it."""
+
+
+@pytest.mark.parametrize("path", FORMS)
+def test_formats_of_every_route_are_judged_alike(demo: ChatModel, path: str) -> None:
+    """Bad, then costly, then bad, then valid."""
+    costly = {"type": "string", "pattern": "(a{1,9999}){1,9999}"}
+    bad = {"type": "nonsense"}
+    answers = [
+        ask_together(demo, FORMS[path](schema), path=path)[0]
+        for schema in (bad, costly, bad, {"type": "integer"})
+    ]
+    assert [answer.status_code for answer in answers] in ([400, 200, 400, 200], [400, 400, 400, 200])
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"repetition_penalty": 5e-324}),
+        (CHAT, {"repetition_penalty": 1e-30, "logprobs": True}),
+        (CHAT, {"messages": [{"role": "user", "content": "\ud800"}]}),
+        ("/v1/completions", {"prompt": "\ud800"}),
+        ("/tokenize", {"prompt": "\ud800"}),
+        ("/tokenize", {"prompt": "\udfff", "add_special_tokens": False}),
+        ("/v1/completions", {"prompt": [1024]}),
+        (CHAT, {"logit_bias": {"1024": 1}}),
+        (CHAT, {"stop_token_ids": [1024]}),
+    ],
+)
+def test_what_would_fail_inside_is_refused_before(demo: ChatModel, path: str, fields: dict[str, Any]) -> None:
+    answer = ask_together(demo, fields if path != CHAT else {**GOOD, **fields}, path=path)[0]
+    assert answer.status_code == 400, answer.text
+    assert error_of(answer)["param"]
+    assert text_of(ask_together(demo, GOOD)[0])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 1e-300, "logprobs": True, "top_logprobs": 3},
+        {"temperature": 100, "top_p": 5e-324, "min_p": 1},
+        {"repetition_penalty": 0.01, "logprobs": True, "top_logprobs": 3},
+        {"repetition_penalty": 100, "presence_penalty": 2, "frequency_penalty": -2},
+        {"logit_bias": {str(token): -100 for token in range(1024)}, "logprobs": True},
+        {"stop": ["x" * 512 for _ in range(64)]},
+        {"n": 128},
+        {"num_beams": 64},
+    ],
+)
+def test_the_edges_of_every_range_give_answers(demo: ChatModel, fields: dict[str, Any]) -> None:
+    body = {"messages": SUM, "max_tokens": 4, **fields}
+    answer = ask_together(demo, body)[0]
+    assert answer.status_code == 200, answer.text
+    json.loads(answer.text, parse_constant=lambda name: pytest.fail(f"{name} in {answer.text}"))
+    assert text_of(ask_together(demo, GOOD)[0])
+
+
 def test_a_format_that_never_ends_ends_by_its_limits(demo: ChatModel) -> None:
     endless = {"messages": SUM, "guided_grammar": 'root ::= "a" root'}
     capped = ask_together(demo, {**endless, "max_tokens": 8})[0].json()
@@ -162,6 +241,67 @@ def test_a_step_that_fails_fails_its_requests_alone(
     assert error["code"] == "generation_failed"
     for told in ("NaN,", ":NaN", "secret", "0x7f", "Traceback"):
         assert told not in answer.text
+    assert text_of(ask_together(spoilt, GOOD)[0]) == before
+
+
+# --- checkpoints that bring code ----------------------------------------------------------------------------------
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._mark,)
+
+
+@pytest.fixture
+def traps(tmp_path: Path) -> Path:
+    """Folders that would write ``ran`` if anything in them were run."""
+    shipped, ran = Path(str(demo_models.resolve("demo"))), tmp_path / "ran"
+    bomb = pickle.dumps({"model.norm.weight": Bomb(ran)})
+    for name in ("pickled", "coded"):
+        shutil.copytree(shipped, tmp_path / name)
+    (tmp_path / "pickled" / "model.safetensors").unlink()
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(bomb)
+    (tmp_path / "coded" / "evil.py").write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
+    config = json.loads((shipped / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}
+    (tmp_path / "coded" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "adapter").mkdir()
+    lora = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": 2,
+        "lora_alpha": 2,
+        "target_modules": ["q_proj"],
+    }
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(lora))
+    (tmp_path / "adapter" / "adapter_model.bin").write_bytes(bomb)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/switch", {"arguments": {"model_name_or_path": "pickled"}}),
+        ("/switch", {"arguments": {"model_name_or_path": "coded"}}),
+        ("/switch", {"arguments": {"model_name_or_path": "coded", "trust_remote_code": True}}),
+        ("/switch", {"arguments": {"adapter_name_or_path": "adapter"}}),
+        ("/v1/load_lora_adapter", {"lora_name": "evil", "lora_path": "adapter"}),
+    ],
+)
+def test_code_in_a_checkpoint_does_not_run(
+    spoilt: ChatModel, traps: Path, path: str, body: dict[str, Any]
+) -> None:
+    before = text_of(ask_together(spoilt, GOOD)[0])
+    allowed = {"admin_key": ("root",), "lora_folder": traps, "model_folder": traps}
+    answer = ask_together(spoilt, body, path=path, **allowed)[0]
+    assert 400 <= answer.status_code < 500, answer.text
+    assert str(traps) not in answer.text
+    assert not (traps / "ran").exists()
     assert text_of(ask_together(spoilt, GOOD)[0]) == before
 
 

@@ -85,7 +85,10 @@ def _lenient_stderr() -> Generator[None, None, None]:
 def _greet(server: RunningServer, *, as_json: bool) -> None:
     service = server.service
     if as_json:
-        print_json_line({"url": f"{server.url}/v1", "models": list(service.base_names)})
+        try:
+            print_json_line({"url": f"{server.url}/v1", "models": list(service.base_names)})
+        except OSError:  # a full disk, or nobody reads it: it serves all the same
+            silence(sys.stdout)
         return
     engine = service.model.engine
     told = greeting(

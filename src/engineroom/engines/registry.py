@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from engineroom import environments
+from engineroom.checkpoint import Checkpoint
 from engineroom.errors import ArgumentError, EngineNotInstalledError, EngineroomError, nearest
 
 if TYPE_CHECKING:
@@ -214,10 +215,12 @@ def make(arguments: Arguments) -> BaseEngine:
     Raises:
         ArgumentError: there is no such engine, or it can't honour them.
         EngineNotInstalledError: a library is missing here.
-        ModelNotFoundError: there is no such model.
+        ModelError: there is no such model, or its folder can't be read.
     """
     spec = find(arguments.infer_backend)
     if spec.python(arguments) is None:
+        if spec.packages and not spec.elsewhere:
+            Checkpoint.glance(arguments)
         return spec.load().from_arguments(arguments)
     from engineroom.engines.hosted import HostedEngine
 

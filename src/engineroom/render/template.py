@@ -153,7 +153,7 @@ def choose_template(
         return ChatTemplate(CHATML, "chatml", "chatml"), None
     if choice not in (None, "auto", "default"):
         path = Path(str(choice)).expanduser()
-        if path.is_file():
+        if _is_file(path):
             return _template_file(path), None
         if path.suffix in (".jinja", ".j2", ".txt") or len(path.parts) > 1:
             raise TemplateError(f"template file {str(choice)!r} was not found", fix="check the path")
@@ -172,6 +172,13 @@ def choose_template(
         "this model has no chat template, so ChatML is used; its answers may suffer. "
         "Name the right one with template=FILE.jinja, or say template=chatml to accept this."
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name of thousands of characters
+        return False
 
 
 def _template_file(path: Path) -> ChatTemplate:

@@ -18,7 +18,7 @@ class Connection(HttpToolsProtocol):
     """Bounds a request's header, in bytes and in time, and answers what is not HTTP in the shape of all errors here.
 
     Attributes:
-        max_header: bytes.
+        max_header: bytes; of what stands around the pieces of a chunked body, too.
         read_timeout: seconds from a connection's or a request's beginning to the end of its header.
     """
 
@@ -27,8 +27,8 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        self._header_bytes = 0
-        self._in_header = True
+        self._overhead = 0
+        self._in_header = self._moved = False
         self._refused = False
         self._too_slow: asyncio.TimerHandle | None = None
 
@@ -47,27 +47,43 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        self._moved = False
         super().data_received(data)
-        if self._in_header:
-            self._header_bytes += len(data)
-        if self._in_header and self._header_bytes > self.max_header and not self._refused:
+        self._overhead = 0 if self._moved else self._overhead + len(data)
+        if self._overhead > self.max_header and not self._refused:
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
         self._await_header()
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # One behind a chunked body would pass for one that the layers around the routes have seen.
+        if self._in_header:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > self.max_header:
-            self._header_bytes = self.max_header + 1
+            self._overhead = self.max_header + 1
             raise ValueError("the header is too large")  # httptools makes an error of its own of it
+        if sum(name == b"host" for name, _ in self.headers) > 1:
+            raise ValueError("two hosts")  # of which a proxy may have read the other one: RFC 9112, 3.2
         self._header_came()
         self.scope.setdefault("state", {})["transport"] = self.transport
         super().on_headers_complete()
+        self._moved = True
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._moved = True
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._moved = True
 
     def _await_header(self) -> None:
         self._header_came()
-        self._in_header, self._header_bytes = True, 0
+        self._in_header = True
         self._too_slow = self.loop.call_later(self.read_timeout, self.transport.abort)
 
     def _header_came(self) -> None:
@@ -79,7 +95,7 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         refusal = (
             Refusal(431, "the request's header is too large", code="header_too_large")
-            if self._header_bytes > self.max_header
+            if self._overhead > self.max_header
             else Refusal(400, "this is not HTTP", code="invalid_http")
         )
         body = refusal.encoded()

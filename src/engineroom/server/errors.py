@@ -43,12 +43,23 @@ WIRE_NAMES: Mapping[str, str] = {
 _NO_RETRY = {"x-should-retry": "false"}
 """OpenAI's clients try a 5xx again unless they are told not to; what failed by itself fails again."""
 
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}|(?<![\w.:/])(?:/[\w.@+-]+){2,}/?")
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}|https?://[\w.-]+//\S+|(?<![\w.:/])(?:/[\w.@+-]+){2,}/?")
+"""Of memory, and of files; Transformers takes any name for a repository's, and puts a path behind the hub's host."""
+
 _PLACE = re.compile(
     r"(?:messages|system|tools|batch_input|documents|query|text_[12]|input|prompt)(?:\[\d+\]|\.\w+)*"
 )
+
+_LONGEST_MESSAGE = 4_000
+_LONGEST_PLACE = 400
+"""Characters of an error. It names what a client wrote, whose keys may be megabytes long."""
+
 _BATCH = "batch_input"
 """What is scored or embedded, whatever the route calls it."""
+
+
+def _clipped(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,10 @@ class Refusal:
     code: str | None = None
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", _clipped(self.message, _LONGEST_MESSAGE))
+        object.__setattr__(self, "param", self.param and _clipped(self.param, _LONGEST_PLACE))
 
     @property
     def body(self) -> dict[str, Any]:
@@ -206,5 +221,5 @@ def _whole(error: EngineroomError) -> str:
 
 
 def redacted(text: str) -> str:
-    """Without addresses in memory and paths of this machine."""
-    return _ADDRESS.sub("…", " ".join(text.split()))
+    """Without addresses in memory and paths of this machine; on one line, and of a bounded length."""
+    return _ADDRESS.sub("…", " ".join(_clipped(text, _LONGEST_MESSAGE).split()))

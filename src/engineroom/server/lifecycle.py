@@ -137,11 +137,12 @@ async def _watch(tickets: Tickets, write_timeout: float) -> None:
 
 def _bound(settings: ServerSettings) -> socket.socket:
     try:
-        family, *_, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        # Only of a socket that says TCP asyncio takes Nagle's wait: it would keep a small piece for 40 ms.
-        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        # asyncio sends small pieces at once (TCP_NODELAY) only where the socket says that it is TCP's; else the body of
+        # an answer waits for the acknowledgement of its head, which Linux delays by 40 ms.
+        bound = socket.socket(family, kind, protocol)
     except OSError as error:
         raise ArgumentError(
             f"host={settings.host!r} is no address of this machine", why=str(error), argument="host"
@@ -180,12 +181,16 @@ def _config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
         backlog=_BACKLOG,
     )
     try:
+        if settings.ssl_certfile is not None:
+            # uvicorn would ask the terminal for an encrypted key's pass phrase, and wait there for ever.
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, password="")
         config.load()
     except (OSError, ssl.SSLError) as error:
         raise ArgumentError(
             "the TLS certificate can't be used",
             why=f"{type(error).__name__}: {error}",
-            fix="check ssl_certfile and ssl_keyfile: PEM files that belong together",
+            fix="check ssl_certfile and ssl_keyfile: PEM files that belong together, the key not encrypted",
             argument="ssl_certfile",
         ) from error
     return config

@@ -116,6 +116,9 @@ def unfit(body: bytes, max_depth: int) -> Refusal | None:
 
     32 MiB can hold eleven million empty lists, which take the parser seconds and a gigabyte, and everybody else waits.
     """
+    if b"\0" in body:  # the parser reads UTF-16, too, in which brackets can be hidden from what counts bytes
+        what = "the body is not valid JSON: it is not UTF-8, in which JSON has no byte 0"
+        return Refusal(400, what, code="invalid_json")
     if body.count(b"\\") > _MAX_ESCAPES:
         return _TOO_MANY
     opening, quotes = body.count(b"[") + body.count(b"{"), body.count(b'"')

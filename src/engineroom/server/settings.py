@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from engineroom.errors import ArgumentError, nearest, shown
 
@@ -37,7 +37,10 @@ def _split(value: Any) -> Any:
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
 
-Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Names: TypeAlias = Annotated[
+    tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(_split)
+]
+"""None of them is empty: an empty key would be opened by a header with no key in it."""
 
 
 class ServerSettings(BaseModel):
@@ -193,8 +196,12 @@ def _candidates(
 
 def _check(settings: ServerSettings) -> None:
     for key in (*settings.api_key, *settings.admin_key):
-        if not (key.isascii() and key.isprintable()):
-            raise ArgumentError("an API key holds characters that no HTTP header can", argument="api_key")
+        if not (key.isascii() and key.isprintable() and key == key.strip()):
+            raise ArgumentError(
+                "an API key holds characters that no HTTP header can",
+                why="printable ASCII, without spaces around it",
+                argument="api_key",
+            )
     if settings.is_exposed and not settings.keys and not settings.allow_anonymous:
         raise ArgumentError(
             f"host={settings.host} without an API key would open the model to every machine that reaches this one",

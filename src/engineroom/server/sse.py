@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from engineroom.errors import EngineroomError
 from engineroom.server.encoding import compact
 from engineroom.server.errors import INTERNAL, OF_NO_CONCERN, ClientLeftError, Refusal
-from engineroom.server.tickets import Ticket
+from engineroom.server.tickets import Ticket, abandoned
 from engineroom.types import Delta
 
 log = logging.getLogger("engineroom.server")
@@ -169,9 +169,10 @@ class EventStream(Response):
             BaseException: the error, if there is nobody to tell.
         """
         if isinstance(error, asyncio.CancelledError):
-            if self._ticket.ended_by is None:
+            task = asyncio.current_task()
+            if self._ticket.ended_by is None and task is not None and task.cancelling():
                 raise error
-            refusal = self._ticket.told(self._ticket.ended_by)
+            refusal = self._ticket.told(self._ticket.ended_by or abandoned())
         elif isinstance(error, EngineroomError):
             refusal = self._ticket.told(error)
         else:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engineroom.errors import EngineNotReadyError, EngineroomError
+from engineroom.errors import EngineNotReadyError, EngineroomError, GenerationError
 from engineroom.server.errors import INTERNAL, WIRE_NAMES, ClientLeftError, Refusal, refusal_of
 from engineroom.server.http import header, path_of, send_refusal, speaks_anthropic
 from engineroom.server.spans import spans_if_configured
@@ -168,6 +168,8 @@ class Ticket:
             raise ClientLeftError from None
         if self.ended_by is not None:
             raise self.ended_by from None
+        if task is not None and not task.cancelling():
+            raise abandoned()
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -334,6 +336,11 @@ def ticket_of(request: Request) -> Ticket:
 
 def server_stopped() -> EngineroomError:
     return EngineNotReadyError("the server is stopping", fix="send the request again in a while")
+
+
+def abandoned() -> EngineroomError:
+    """A cancellation that came out of the engine: nobody here asked for it."""
+    return GenerationError("the engine abandoned this request")
 
 
 def _new_id() -> str:

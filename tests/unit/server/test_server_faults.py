@@ -1,4 +1,24 @@
-"""What may go wrong inside, and what clients then see. Each drill ends alike: health answers, and the next valid request succeeds."""
+"""What may go wrong inside, and what clients then see. Each drill ends alike: health answers, and the next valid request succeeds.
+
+The drills' names, and where each is:
+
+- "client leaves": ``test_who_leaves_gives_all_his_places_back``, and ``test_server_network``.
+- "engine thread raises": ``test_an_engine_that_raises_is_heard_of``,
+  ``test_a_cancellation_that_comes_out_of_the_engine_is_told_as_a_failure``.
+- "failure in mid-stream": ``test_a_failure_in_mid_stream_is_one_error_and_one_end``.
+- "preprocessing blocks": ``test_while_a_long_prompt_is_read_others_are_served``,
+  ``test_while_a_prompt_is_read_the_server_can_stop_and_say_so``.
+- "engine process dies", "makes no progress": ``test_a_dead_engine_fails_all…``, ``test_an_engine_that_stands_still…``; of
+  processes in ``tests/unit/engines/test_hosted_served.py``, of vLLM's in ``tests/e2e/test_real_drills.py``.
+- "engine slow but healthy", "overload": ``test_1280_at_once…``, ``test_of_1280_at_once…``.
+- "poison request": ``test_a_poison_request_fails_alone_and_changes_nobody``.
+- "1,000 mixed": ``test_after_1000_mixed_requests_all_is_as_before``.
+- "slow reader, buffering proxy": ``test_a_client_that_does_not_read_is_left_and_holds_nobody`` (network),
+  ``test_somebody_who_waits_for_a_slow_stream…``.
+- "NaN logits", "structured output that never ends", "out of memory on one request", "host SIGKILLed":
+  ``tests/e2e/test_real_drills.py``.
+- "SIGTERM", "start fails", and what the machine does: ``tests/e2e/test_drills.py``.
+"""
 
 import asyncio
 import gc
@@ -22,6 +42,7 @@ from engineroom.bridge import Bridge
 from engineroom.engines import registry
 from engineroom.engines.scripted import Reply
 from engineroom.errors import EngineDeadError
+from engineroom.server import routes
 from engineroom.types import Prompt, SamplingParams
 from serving import CHAT, HI, Served, error_of, read_events, served, text_of
 
@@ -67,20 +88,54 @@ def raising(error: BaseException) -> Callable[[Prompt, SamplingParams], str]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"])
 @pytest.mark.parametrize(
     "error", [ValueError("/root/secret"), MemoryError(), KeyError("secret"), RecursionError(), TimeoutError()]
 )
 def test_an_engine_that_raises_is_heard_of(error: Exception, path: str, stream: bool) -> None:
     with served(raising(error)) as server:
-        body = {"messages": HI} if path == CHAT else {"prompt": "hi"}
         began = time.monotonic()
-        answer = server.post(path, json={**body, "stream": stream})
+        answer = server.post(path, json={**ASKED[path], "stream": stream})
         assert time.monotonic() - began < 2
         assert answer.status_code == 500
-        assert error_of(answer)["type"] == "server_error"
+        assert answer.json()["error"]["type"] == ("api_error" if path == "/v1/messages" else "server_error")
         assert "secret" not in answer.text
         the_next_request_succeeds(server)
+
+
+ASKED: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": HI},
+    COMPLETIONS: {"prompt": "hi"},
+    "/v1/responses": {"input": "hi"},
+    "/v1/messages": {"messages": HI, "max_tokens": 20},
+}
+"""Every route that generates."""
+
+
+class Cancelling(ScriptedEngine):
+    """Some engines' libraries cancel what they gave up."""
+
+    def _fail(self, reply: Reply) -> None:
+        raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("text", ["", "Hello"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ASKED)
+def test_a_cancellation_that_comes_out_of_the_engine_is_told_as_a_failure(
+    path: str, stream: bool, text: str
+) -> None:
+    engine = Cancelling([Reply(text, error=RuntimeError()), "next"])
+    bridge = Bridge()
+    with ChatModel(engine=engine, bridge=bridge) as model:
+        server = Served(model, bridge, {})
+        answer = server.post(path, json={**ASKED[path], "stream": stream}, timeout=2)
+        assert answer.status_code == (200 if stream and text else 500)
+        assert "the engine abandoned this request" in answer.text
+        assert answer.text.count("[DONE]") == (stream and bool(text) and path in (CHAT, COMPLETIONS))
+        the_next_request_succeeds(server)
+        server.close()
+    bridge.close()
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -217,6 +272,42 @@ def test_while_a_long_prompt_is_read_others_are_served(monkeypatch: pytest.Monke
         go_on.set()
         thread.join()
         assert results[0].status_code == 200
+
+
+COUNTED: dict[str, dict[str, Any]] = {
+    "/tokenize": {"messages": HI},
+    "/render": {"messages": HI},
+    "/v1/responses/input_tokens": {"input": "hi"},
+    "/v1/messages/count_tokens": {"messages": HI},
+    CHAT: {"messages": HI, "return_token_ids": True},
+}
+"""Routes that render themselves."""
+
+
+@pytest.mark.parametrize("path", COUNTED)
+def test_while_a_prompt_is_read_the_server_can_stop_and_say_so(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(*args: Any, **kwargs: Any) -> Prompt:
+        reading.set()
+        await go_on.wait()
+        raise AssertionError("nobody told it to")
+
+    for module in (routes.tokens, routes.responses, routes.messages, routes.chat):
+        monkeypatch.setattr(module, "rendered", slowly)
+    with served(["next"], shutdown_timeout=0) as server:
+        answers: list[httpx.Response] = []
+        thread = threading.Thread(target=lambda: answers.append(server.post(path, json=COUNTED[path])))
+        thread.start()
+        wait_for(reading.is_set)
+        the_next_request_succeeds(server)
+        began = time.monotonic()
+        server.stop()
+        thread.join(10)
+        assert time.monotonic() - began < 4
+        assert (answers[0].status_code, "the server is stopping" in answers[0].text) == (503, True)
 
 
 def test_somebody_who_waits_for_a_slow_stream_has_its_first_piece_before_its_end() -> None:

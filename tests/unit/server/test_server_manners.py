@@ -12,10 +12,12 @@ from starlette.routing import Route
 
 from engineroom import ChatModel, ScriptedEngine
 from engineroom.engines.scripted import Reply
+from engineroom.errors import ArgumentError
 from engineroom.server.app import create_app
 from engineroom.server.errors import redacted
 from engineroom.server.limits import unfit
 from engineroom.server.logs import JsonLines, TextLines
+from engineroom.server.settings import resolve
 from serving import CHAT, HI, asking, error_of, events_of
 
 OPEN = {"/health", "/ready"}
@@ -45,7 +47,26 @@ def test_every_route_but_health_asks_for_a_key(headers: dict[str, Any]) -> None:
             response = ask(path.replace("{model:path}", "demo"), method=method, headers=headers)
             assert (response.status_code == 401) == (path not in OPEN), (method, path)
             assert "sk-one" not in response.text
-        assert ask("/no/such/path", headers=headers).status_code == 401
+        methods = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE")
+        paths = [path for _, path in every_route() if path not in OPEN]
+        for path in (
+            *paths,
+            "/",
+            "/no/such/path",
+            "/health/",
+            "//health",
+            "/HEALTH",
+            "/health/../v1/models",
+            "*",
+        ):
+            for method in methods:
+                assert ask(path, method=method, headers=headers).status_code == 401, (method, path)
+
+
+@pytest.mark.parametrize("key", ["", " ", " sk", "sk\n", "s\u00e9"])
+def test_a_key_that_anybody_or_nobody_could_send_is_refused(key: str) -> None:
+    with pytest.raises(ArgumentError, match="key"):
+        resolve({"api_key": ["sk-good", key]}, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -304,6 +325,7 @@ def test_a_body_that_is_no_text_or_no_number_is_invalid_json(body: bytes, says: 
         ("<Foo object at 0xdeadbeef>", "<Foo object at …>"),
         ("a/b is not c/d, 3/4", "a/b is not c/d, 3/4"),
         ("see https://example.com/a/b", "see https://example.com/a/b"),
+        ("see https://hf.co//root/secret/model. Please", "see … Please"),
     ],
 )
 def test_addresses_and_paths_are_left_out(text: str, clean: str) -> None:

@@ -41,7 +41,9 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
         model=ticket.model,
         writer=LogprobWriter(model.tokenizer, as_ids=bool(body.return_tokens_as_token_ids)),
         tags=model.renderer.template.thinking_tags,
-        prompt=await rendered(model, body.messages, **_rendering(options)) if known_early else None,
+        prompt=await ticket.attend(request.receive, rendered(model, body.messages, **_rendering(options)))
+        if known_early
+        else None,
     )
     if body.stream:
         deltas, pieces = (

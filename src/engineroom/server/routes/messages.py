@@ -53,4 +53,5 @@ async def count_tokens(body: CountTokensRequest, request: Request, version: Vers
     model, ticket.names = service.model, NAMES
     service.chosen(body.model)
     switches: dict[str, Any] = rendering_switches(body, model.engine.name)
-    return JsonAnswer({"input_tokens": len(await rendered(model, conversation(body), **switches))})
+    prompt = await ticket.attend(request.receive, rendered(model, conversation(body), **switches))
+    return JsonAnswer({"input_tokens": len(prompt)})

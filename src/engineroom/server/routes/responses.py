@@ -63,7 +63,7 @@ async def count_input_tokens(body: InputTokensRequest, request: Request) -> Resp
     model, ticket.subject, ticket.names = service.model, "input", NAMES
     service.chosen(body.model)
     switches = rendering_switches(body, model.engine.name)
-    prompt = await rendered(model, conversation(body), **switches)
+    prompt = await ticket.attend(request.receive, rendered(model, conversation(body), **switches))
     return JsonAnswer({"object": "response.input_tokens", "input_tokens": len(prompt)})
 
 

@@ -17,6 +17,7 @@ from engineroom.server.convert.conversation import template_switches
 from engineroom.server.rendering import beside, rendered
 from engineroom.server.routes.documented import ERRORS
 from engineroom.server.service import service_of
+from engineroom.server.tickets import ticket_of
 from engineroom.server.wire.tokens import (
     Detokenized,
     DetokenizeRequest,
@@ -39,7 +40,8 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     if (body.prompt is None) == (body.messages is None):
         raise ParameterError("give prompt or messages", parameter="prompt")
     if body.prompt is not None:
-        ids = await _ids_of(model, body)
+        _check_unicode(body.prompt)
+        ids = await ticket_of(request).attend(request.receive, _ids_of(model, body))
     elif body.add_special_tokens:
         raise ParameterError(
             "add_special_tokens belongs to prompt, not to messages",
@@ -47,10 +49,11 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
             parameter="add_special_tokens",
         )
     else:
-        ids = list((await _rendered(model, body)).token_ids)
+        ids = list((await _rendered(model, body, request)).token_ids)
     told: dict[str, Any] = {"count": len(ids), "max_model_len": model.context_length, "tokens": ids}
     if body.return_token_strs:
-        told["token_strs"] = [model.tokenizer.decode([i], skip_special_tokens=False) for i in ids]
+        each = beside(partial(_each, model, ids), len(ids))
+        told["token_strs"] = await ticket_of(request).attend(request.receive, each)
     return JsonAnswer(told)
 
 
@@ -77,15 +80,16 @@ async def render(body: Rendering, request: Request) -> Response:
     service.chosen(body.model)
     if body.messages is None:
         raise ParameterError("messages is missing", parameter="messages")
-    prompt = await _rendered(service.model, body)
+    prompt = await _rendered(service.model, body, request)
     return JsonAnswer({"prompt": prompt.text, "token_ids": prompt.token_ids, "count": len(prompt)})
 
 
-async def _rendered(model: ChatModel, body: Rendering) -> Prompt:
+async def _rendered(model: ChatModel, body: Rendering, request: Request) -> Prompt:
     switches = template_switches(
         body.chat_template_kwargs, body.continue_final_message, body.add_generation_prompt
     )
-    return await rendered(model, body.messages, body.tools or None, **switches)
+    work = rendered(model, body.messages, body.tools or None, **switches)
+    return await ticket_of(request).attend(request.receive, work)
 
 
 async def _ids_of(model: ChatModel, body: TokenizeRequest) -> list[int]:
@@ -96,3 +100,18 @@ async def _ids_of(model: ChatModel, body: TokenizeRequest) -> list[int]:
     check_text(len(text), model.context_length)
     encode = model.tokenizer.encode if body.add_special_tokens is False else model.tokenizer.encode_plain
     return await beside(partial(encode, text), len(text))
+
+
+def _each(model: ChatModel, ids: list[int]) -> list[str]:
+    return [model.tokenizer.decode([i], skip_special_tokens=False) for i in ids]
+
+
+def _check_unicode(text: str) -> None:
+    """
+    Raises:
+        ParameterError: no tokenizer can read it, and each fails in its own way.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ParameterError("prompt holds half a character", why=str(error), parameter="prompt") from error

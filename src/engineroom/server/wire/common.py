@@ -141,7 +141,7 @@ class DrawingFields(Wire):
 
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1)
     min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     length_penalty: float | None = Field(None, ge=-100, le=100)
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None

@@ -137,6 +137,32 @@ def test_formats_of_every_route_are_judged_alike(demo: ChatModel, path: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, lambda text: {"messages": [{"role": "user", "content": text}]}),
+        (CHAT, lambda text: {"messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]}),
+        (CHAT, lambda text: {"messages": [{"role": "system", "content": text}, *SUM], "stream": True}),
+        ("/v1/completions", lambda text: {"prompt": text}),
+        ("/v1/completions", lambda text: {"prompt": ["hi", text]}),
+        ("/v1/responses", lambda text: {"input": text}),
+        ("/v1/responses", lambda text: {"input": "hi", "instructions": text}),
+        ("/v1/messages", lambda text: {"messages": SUM, "system": text, "max_tokens": 8}),
+    ],
+)
+def test_a_hopeless_text_is_refused_at_once(
+    demo: ChatModel, path: str, body: Callable[[str], dict[str, Any]]
+) -> None:
+    """To find out how many tokens 16 million characters are takes a real tokenizer half a minute."""
+    for piece in ("x", "<|im_end|>", "你好"):
+        began = time.monotonic()
+        answer = ask_together(demo, body(piece * (16_000_000 // len(piece.encode()))), path=path)[0]
+        assert time.monotonic() - began < 2
+        assert answer.status_code == 400
+        assert "the context has 2048" in answer.text
+    assert text_of(ask_together(demo, GOOD)[0])
+
+
+@pytest.mark.parametrize(
     ("path", "fields"),
     [
         (CHAT, {"repetition_penalty": 5e-324}),

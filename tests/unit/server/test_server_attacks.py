@@ -9,7 +9,7 @@ The drills' names, and where each is:
 - "templates": ``test_templates_code_and_switches_of_a_request_are_refused``; a model's own runs in a sandbox,
   ``tests/unit/render``.
 - "counts": ``test_counts_are_refused_at_once_and_by_name``, ``test_prompts_of_a_completion``, and every field of every route
-  in ``test_server_every_field``.
+  in ``test_server_every_field``. On a real tokenizer: ``test_a_hopeless_text_is_refused_at_once`` (e2e).
 - "token ids": the same, ``test_token_ids_to_decode``.
 - "grammars": ``tests/e2e/test_real_drills.py``.
 - "tool parsers": tools are refused by name as yet, ``test_templates_code_and_switches_of_a_request_are_refused``.

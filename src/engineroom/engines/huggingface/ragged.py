@@ -48,13 +48,14 @@ class RaggedModel:
             [0, vocabulary].
         """
         batch, order = build(spans, cache, self.device, eager=self.eager)
+        keep = batch.wanted if len(batch.wanted) < batch.input_ids.shape[1] else 0  # which is all, without a copy
         with at_work(batch, self.configs):
             output = self.model(
                 input_ids=batch.input_ids,
                 position_ids=batch.position_ids,
                 past_key_values=BatchCache(len(self.layers)),
                 use_cache=True,
-                **({"logits_to_keep": batch.wanted} if self.keeps_logits else {}),
+                **({"logits_to_keep": keep} if self.keeps_logits else {}),
             )
         rows = output.logits[0] if self.keeps_logits else output.logits[0, batch.wanted]
         sizes = [len(spans[i].token_ids) if spans[i].every else int(spans[i].final) for i in order]

@@ -2,8 +2,8 @@
 
 One process, one thread, a random Qwen3 of 42 million parameters that is made on the spot, 33-token prompts and 64 new
 tokens, greedy: Transformers' own ``generate`` one prompt after the other, the engine's stream with 1, 8 and 32 requests
-at once, the same with int8 weights, and with ``--vllm`` vLLM's ``AsyncLLM``. They take turns round by round, and what is
-shown are ratios of one round's times, their median. ``--soak`` sends 10,000 short requests, a third of which leave.
+at once, the same with int8 weights, and with ``--vllm`` vLLM's ``AsyncLLM``. They take turns, and what is shown are ratios of
+times that were measured one after the other, their median. ``--soak`` sends 10,000 short requests, a third of which leave.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from engineroom.config import parse_arguments
 from engineroom.engines.huggingface import HuggingfaceEngine
 from engineroom.types import Prompt, SamplingParams
 
-PROMPT, TOKENS, CONCURRENT = 33, 64, (1, 8, 32)
+PROMPT, TOKENS, CONCURRENT, SINGLES = 33, 64, (1, 8, 32), 4
 VOCABULARY = 16_384
 _IDS = range(10**9).__iter__()
 
@@ -227,13 +227,21 @@ async def compare(options: argparse.Namespace, folder: Path) -> None:
     for ask in ways.values():
         await together(ask, 2)
     for number in track(range(options.rounds), "measuring", console=Console(stderr=True)):
-        for name in list(ways)[:: 1 if number % 2 else -1]:
-            for count in CONCURRENT if name != "generate" else (1,):
-                tokens, seconds = await together(ways[name], count)
-                speed.setdefault((name, count), []).append(tokens)
-                first.setdefault((name, count), []).append(seconds)
+        for count in CONCURRENT:
+            # What is compared runs one after the other; one request alone is over soon, so it is asked more often.
+            for _ in range(SINGLES if count == 1 else 1):
+                for name in list(ways)[:: 1 if number % 2 else -1]:
+                    if name == "generate" and count > 1:
+                        continue
+                    tokens, seconds = await together(ways[name], count)
+                    speed.setdefault((name, count), []).append(tokens)
+                    first.setdefault((name, count), []).append(seconds)
+    alone = speed["generate", 1]
     for count in CONCURRENT[1:]:
-        speed["generate", count], first["generate", count] = speed["generate", 1], first["generate", 1]
+        speed["generate", count] = [
+            statistics.median(alone[i : i + SINGLES]) for i in range(0, len(alone), SINGLES)
+        ]
+        first["generate", count] = first["generate", 1]
     table = Table(title=f"{options.dtype}, {options.rounds} rounds: medians, and of each round's ratios")
     for head in (
         "",

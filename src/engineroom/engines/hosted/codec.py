@@ -261,7 +261,7 @@ def _encode_error(error: BaseException) -> Any:
     """One of ours as it is, a stranger as an ``EngineError``; causes by name and message."""
     ours = error if isinstance(error, EngineroomError) else _as_ours(error)
     name = next(cls.__name__ for cls in type(ours).__mro__ if getattr(errors, cls.__name__, None) is cls)
-    more = {name: getattr(ours, name) for name in _ATTRIBUTES if hasattr(ours, name)}
+    more = {name: value for name, value in vars(ours).items() if name in _ATTRIBUTES}
     cause = ours.__cause__
     return [name, ours.what, ours.why, ours.fix, more, None if cause is None else _told(cause)]
 

@@ -70,7 +70,7 @@ def served(
 
 @contextmanager
 def served_by(
-    engine: BaseEngine, arguments: dict[str, Any] | None = None, **settings: Any
+    engine: BaseEngine | None, arguments: dict[str, Any] | None = None, **settings: Any
 ) -> Generator[Served, None, None]:
     bridge = Bridge()
     with ChatModel(arguments, engine=engine, bridge=bridge) as model:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from engineroom.types import Message, Tool
 
@@ -18,6 +19,14 @@ _DEPTH = 6  # a well-formed conversation's text lies no deeper, nor that of seve
 
 LONG_TEXT = 20_000
 """Characters, and parts of a conversation: to make the tokens of more would hold up other streams, so a thread does it."""
+
+
+T = TypeVar("T")
+
+
+async def beside(work: Callable[[], T], length: int, *, most: int = LONG_TEXT) -> T:
+    """Does what takes time with the length of something: at once, or of more than ``most`` on a thread."""
+    return work() if length <= most else await asyncio.to_thread(work)
 
 
 def nobody() -> None:

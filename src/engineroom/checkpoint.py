@@ -232,10 +232,10 @@ class Checkpoint:
 
 def _local_folder(name: str) -> Path | None:
     path = Path(name).expanduser()
-    return path if _is(path.is_dir) else None
+    return path if passes(path.is_dir) else None
 
 
-def _is(test: Callable[[], bool]) -> bool:
+def passes(test: Callable[[], bool]) -> bool:
     """A test of a path; what is too long for a path, or can't be looked into, does not pass it."""
     try:
         return test()
@@ -292,7 +292,7 @@ def _may_be_on_the_hub(name: str) -> bool:
         name.startswith((".", "/", "~"))
         or name.count("/") > 1
         or _is_sentence(name)
-        or _is(Path(name).exists)
+        or passes(Path(name).exists)
     )
 
 
@@ -302,7 +302,7 @@ def _is_sentence(name: str) -> bool:
 
 def _not_found(name: str, why: str) -> ModelNotFoundError:
     guess = nearest(name, demo.NAMES)
-    if _is(Path(name).is_file):
+    if passes(Path(name).is_file):
         why, fix = "it is a file, and a model is a folder", f"name the folder: {Path(name).parent}"
     elif _is_sentence(name):
         why, fix = "this looks like a message rather than a model", 'to ask something: engineroom chat -p "…"'

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from engineroom.adapters import Adapters
 from engineroom.admission import Admission
-from engineroom.call import LONG_TEXT, Call, Conversation, RawPrompt, text_length
+from engineroom.call import Call, Conversation, RawPrompt, beside, text_length
 from engineroom.deadline import Deadline
 from engineroom.engines.base import BaseEngine
 from engineroom.engines.capabilities import engines_with
@@ -359,8 +359,7 @@ class Pipeline:
     ) -> Sequence[Request]:
         """All that a call asks for, rendered and checked: where one prompt is bad, none is answered."""
         self._check_chats()
-        make = partial(self._checked, call, params, deadline)
-        return make() if call.length <= LONG_TEXT else await asyncio.to_thread(make)
+        return await beside(partial(self._checked, call, params, deadline), call.length)
 
     def _checked(self, call: Call, params: SamplingParams, deadline: Deadline | None) -> Sequence[Request]:
         if not call.prompts:
@@ -426,7 +425,7 @@ class Pipeline:
         def render() -> list[Prompt]:
             return [self._whole(item, place) for place, item in enumerate(batch)]
 
-        return render() if text_length(batch) <= LONG_TEXT else await asyncio.to_thread(render)
+        return await beside(render, text_length(batch))
 
     def _check(self, prompt: Prompt, params: SamplingParams) -> Request:
         """What can only be judged with the prompt is refused here, before the engine is touched."""

@@ -16,6 +16,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from engineroom.checkpoint import passes
 from engineroom.errors import TemplateError
 from engineroom.families import THINKING_TAGS, ToolFormat, tool_format_of
 from engineroom.types import Tokenizer
@@ -153,7 +154,7 @@ def choose_template(
         return ChatTemplate(CHATML, "chatml", "chatml"), None
     if choice not in (None, "auto", "default"):
         path = Path(str(choice)).expanduser()
-        if _is_file(path):
+        if passes(path.is_file):
             return _template_file(path), None
         if path.suffix in (".jinja", ".j2", ".txt") or len(path.parts) > 1:
             raise TemplateError(f"template file {str(choice)!r} was not found", fix="check the path")
@@ -172,13 +173,6 @@ def choose_template(
         "this model has no chat template, so ChatML is used; its answers may suffer. "
         "Name the right one with template=FILE.jinja, or say template=chatml to accept this."
     )
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name of thousands of characters
-        return False
 
 
 def _template_file(path: Path) -> ChatTemplate:

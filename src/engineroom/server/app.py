@@ -108,11 +108,8 @@ def _add_layers(app: FastAPI, service: Service) -> None:
             allow_origins=settings.cors_origin,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=[
-                "x-request-id",
-                "request-id",
-                "retry-after",
-            ],  # OpenAI's and Anthropic's clients read them
+            # OpenAI's and Anthropic's clients read them.
+            expose_headers=["x-request-id", "request-id", "retry-after"],
         )
     app.add_middleware(TicketMiddleware, tickets=service.tickets)
     app.add_middleware(PathMiddleware)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-T = TypeVar("T")
+from engineroom.call import beside
 
-_LARGE = 65_536
-"""Bytes. To read fewer takes less than a thread costs."""
-
-
-async def beside_others(work: Callable[[bytes], T], body: bytes) -> T:
-    """Does what takes time with the body's size. Of a large one on a thread, so that other streams go on between the
-    steps of the work; each of them holds them up on its own, for the interpreter runs one thread at a time."""
-    return work(body) if len(body) <= _LARGE else await asyncio.to_thread(work, body)
+LARGE = 65_536
+"""Bytes. To read fewer takes less than a thread costs. On a thread other streams go on between the steps of the work; each of
+them holds them up on its own, for the interpreter runs one thread at a time."""
 
 
 class JsonRoute(APIRoute):
@@ -38,12 +33,13 @@ class JsonRoute(APIRoute):
 
 class _JsonRequest(Request):
     async def json(self) -> Any:
-        return await beside_others(_read, await self.body())
+        body = await self.body()
+        return await beside(partial(_read, body), len(body), most=LARGE)
 
 
 def _read(body: bytes) -> Any:
     """As ``json.loads``, which says what is wrong; of what is right and large, numbers are read in half of its time."""
-    if len(body) > _LARGE:
+    if len(body) > LARGE:
         try:
             return from_json(body, cache_strings="keys")
         except ValueError:

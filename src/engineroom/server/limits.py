@@ -8,7 +8,8 @@ from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engineroom.server.bodies import beside_others
+from engineroom.call import beside
+from engineroom.server.bodies import LARGE
 from engineroom.server.errors import ClientLeftError, Refusal
 from engineroom.server.http import header, send_refusal
 from engineroom.server.tickets import log
@@ -57,7 +58,7 @@ class BodyMiddleware:
         if isinstance(body, Refusal):
             await _refuse(body, scope, receive, send)
             return
-        refusal = await beside_others(partial(unfit, max_depth=self._max_depth), body)
+        refusal = await beside(partial(unfit, body, self._max_depth), len(body), most=LARGE)
         if refusal is not None:
             await send_refusal(refusal, scope, send)
             return

@@ -14,10 +14,8 @@ import httpx
 import pytest
 from test_hosted import make, process_of, python
 
-from engineroom import ChatModel
-from engineroom.bridge import Bridge
 from engineroom.engines import registry
-from serving import CHAT, Served, error_of, read_events
+from serving import CHAT, Served, error_of, read_events, served_by
 
 assert python  # the fixture
 
@@ -27,14 +25,8 @@ def served_elsewhere(
     python: Path, monkeypatch: pytest.MonkeyPatch, **settings: float
 ) -> Generator[Served, None, None]:
     monkeypatch.setattr(registry, "make", lambda arguments: make(python))
-    bridge = Bridge()
-    with ChatModel({}, bridge=bridge) as model:
-        server = Served(model, bridge, settings)
-        try:
-            yield server
-        finally:
-            server.close()
-    bridge.close()
+    with served_by(None, {}, **settings) as server:
+        yield server
 
 
 class Streams:

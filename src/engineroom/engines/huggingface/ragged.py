@@ -48,9 +48,8 @@ class RaggedModel:
             [0, vocabulary].
         """
         batch, order = build(spans, cache, self.device, eager=self.eager)
-        keep = (
-            batch.wanted if len(batch.wanted) < batch.input_ids.shape[1] else 0
-        )  # which is all, without a copy
+        # 0 is all of them, without a copy.
+        keep = batch.wanted if len(batch.wanted) < batch.input_ids.shape[1] else 0
         with at_work(batch, self.configs):
             output = self.model(
                 input_ids=batch.input_ids,

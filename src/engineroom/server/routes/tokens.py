@@ -8,13 +8,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from engineroom.call import beside
 from engineroom.chat import ChatModel
 from engineroom.errors import ParameterError
 from engineroom.sampling import check_text
 from engineroom.server.answers import JsonAnswer
 from engineroom.server.bodies import JsonRoute
 from engineroom.server.convert.conversation import template_switches
-from engineroom.server.rendering import beside, rendered
+from engineroom.server.rendering import rendered
 from engineroom.server.routes.documented import ERRORS
 from engineroom.server.service import service_of
 from engineroom.server.tickets import ticket_of

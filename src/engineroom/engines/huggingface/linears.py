@@ -1,12 +1,11 @@
 """Linear layers on a CPU, where nearly all of a token's time goes: laid out as this processor likes it.
 
-What each form gains was measured (``benchmarks/README.md``); forms that gain nothing are not here.
+What each form gains was measured (``benchmarks/README.md``); forms that gain nothing anywhere are not here.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from torch.nn.functional import linear
 from engineroom.engines.huggingface.library import Model
 from engineroom.engines.huggingface.linear_layers import linear_layers, watched
 from engineroom.engines.huggingface.pages import Pages
+from engineroom.engines.huggingface.trial import faster, ratio, sample
 
 _TILE = 256
 """Outputs of a layer that are computed at once: with the usual 512 to 4096 inputs their weights stay in the caches."""
@@ -27,37 +27,100 @@ _ROWS = 128
 _ROW_TILE = 128
 """Outputs that are computed at once of a weight that lies by rows."""
 
-_FEW, _SEVERAL = 4, 16
-"""Tokens. A product with fewer than the first waits for the weights, whatever its form, and half as many bytes come in half
-the time; from the second on a matrix by rows is as fast as in tiles."""
+_FEW = 4
+"""Tokens. A product with fewer waits for the weights, whatever its form, and half as many bytes come in half the time."""
+
+_PAYS = 0.9
+"""Of the time. What gains less is left alone: an answer's last digits are not to change with what a trial finds."""
+
+_LARGE = 1 << 20
+"""Weights. A smaller matrix gained nothing by tiles on any processor."""
+
+_USUAL = (1, 8, 16, 32)
+"""Tokens with which layouts are compared: those of one answer, and of several at once."""
 
 
 def arrange(base: Model, *, decodes: bool) -> None:
-    """Gives every linear layer the form that is fastest here; its values stay the same.
+    """Gives every linear layer the form that is fastest on this processor; its values stay the same.
 
     bf16 and fp16 weights are multiplied in fp32 where the processor has no arithmetic of their own. Those of a model
-    that ``decodes`` are moved to huge pages: fp32 ones in tiles, others by columns, and still [outputs, inputs] to
-    everybody who looks. That helps with few tokens at a time, not with whole texts.
+    that ``decodes`` may lie by columns, in huge pages, instead of by rows: fp32 ones in tiles, and all still [outputs, inputs]
+    to everybody who looks. What saves a third on one processor takes ten times as long on another, so it is tried.
     """
     layers = [layer for _, layer in linear_layers(base)]
     shared = {id(m.weight) for m in base.modules() if isinstance(m, nn.Embedding)}
-    halves = [layer for layer in layers if layer.weight.dtype in (torch.bfloat16, torch.float16)]
-    if halves and _wide_is_faster(max((layer.weight for layer in halves), key=torch.Tensor.numel)):
-        for layer in halves:
-            layer.__class__ = WideLinear
-    if not decodes:
-        return
-    own = [layer for layer in layers if id(layer.weight) not in shared]
+    for dtype in (torch.bfloat16, torch.float16):
+        halves = [layer for layer in layers if layer.weight.dtype == dtype]
+        if halves:
+            _arrange_halves(halves, shared, decodes)
+    singles = [layer for layer in layers if layer.weight.dtype == torch.float32]
+    if singles and decodes:
+        _arrange_singles(base, singles, shared)
+
+
+def _arrange_halves(halves: Sequence[nn.Linear], shared: set[int], decodes: bool) -> None:
+    form = nn.Linear
+    if ratio(_as(WideLinear, sample(halves)), sample(halves), 32) < 0.8:
+        form = WideLinear
+        _as(form, halves)
+    own = [layer for layer in halves if id(layer.weight) not in shared]
+    if decodes and own:
+        rows, columns = _as(form, sample(own)), _as(form, sample(own))
+        _lay_by_columns(columns)
+        if faster(columns, rows, _USUAL):
+            _lay_by_columns(own)
+
+
+def _arrange_singles(base: Model, singles: Sequence[nn.Linear], shared: set[int]) -> None:
+    by_size: dict[int, list[nn.Linear]] = {}
+    for layer in singles:
+        by_size.setdefault(layer.weight.numel().bit_length(), []).append(layer)
+    pays = {size: _pays(alike) for size, alike in by_size.items()}
+    own = [layer for layer in singles if id(layer.weight) not in shared]
+    if own and _columns_are_faster(own, pays):
+        _lay_by_columns(own, tiled=_unread(base, own))
+        singles = [layer for layer in singles if id(layer.weight) in shared]
+    for layer in singles:
+        RowLinear.of(layer, pays[layer.weight.numel().bit_length()])
+
+
+def _pays(layers: Sequence[nn.Linear]) -> tuple[bool, ...]:
+    """``RowLinear.pays`` for layers of about one size."""
+    if layers[0].weight.numel() < _LARGE:
+        return (False,)
+    tiled = sample(layers)
+    for layer in tiled:
+        RowLinear.of(layer, (True,))
+    return False, *(ratio(tiled, sample(layers), 2**power) < _PAYS for power in range(1, 6))
+
+
+def _columns_are_faster(layers: Sequence[nn.Linear], pays: Mapping[int, tuple[bool, ...]]) -> bool:
+    rows, columns = sample(layers), sample(layers)
+    for layer in rows:  # one of them may be a part of its layer
+        RowLinear.of(layer, pays.get(layer.weight.numel().bit_length(), pays[max(pays)]))
+    _lay_by_columns(columns, tiled={id(layer) for layer in columns if layer.out_features >= _TILE})
+    return faster(columns, rows, _USUAL)
+
+
+def _as(form: type[nn.Linear], layers: Sequence[nn.Linear]) -> Sequence[nn.Linear]:
     for layer in layers:
-        if type(layer) is nn.Linear and layer.weight.dtype == torch.float32 and id(layer.weight) in shared:
-            layer.__class__ = SharedLinear
-    tiled = [layer for layer in own if layer.weight.dtype == torch.float32 and layer.out_features >= _TILE]
-    with watched(tiled) as uses, suppress(Exception):  # a model that can't do this says so when it is asked
+        layer.__class__ = form
+    return layers
+
+
+def _unread(base: Model, layers: Sequence[nn.Linear]) -> set[int]:
+    """Ids of those that fill a tile and whose weight nobody else reads."""
+    wide = [layer for layer in layers if layer.out_features >= _TILE]
+    with watched(wide) as uses, suppress(Exception):  # a model that can't do this says so when it is asked
         base(input_ids=torch.zeros(1, 1, dtype=torch.long, device=base.device), use_cache=False)
-    divided = {id(layer) for layer in tiled} - uses.read
-    pages = Pages([size for layer in own for size in _parts(layer, id(layer) in divided)])
-    for layer in own:
-        if id(layer) in divided:
+    return {id(layer) for layer in wide} - uses.read
+
+
+def _lay_by_columns(layers: Sequence[nn.Linear], tiled: Set[int] = frozenset()) -> None:
+    """In huge pages. Those whose id is among the ``tiled`` in tiles."""
+    pages = Pages([size for layer in layers for size in _parts(layer, id(layer) in tiled)])
+    for layer in layers:
+        if id(layer) in tiled:
             TiledLinear.of(layer, pages)
         else:
             layer.weight.data = pages.put(layer.weight.data.t()).t()
@@ -123,35 +186,48 @@ class TiledLinear(nn.Linear):
             row = input if input.dim() == 3 else input.view(1, 1, inputs)
             out = torch.bmm(row.expand(self._count, 1, inputs), self._tiles)
         else:
-            rows = input.reshape(1, -1, inputs)
-            out = rows.new_empty(rows.shape[1], outputs)
-            for some, to in zip(torch.split(rows, _ROWS, 1), torch.split(out, _ROWS), strict=True):
-                _multiply(some, self._tiles, self._rest, to)
+            out = _multiplied(input.reshape(1, -1, inputs), self._tiles, self._rest)
         return _finished(out, input, outputs, self.bias)
 
 
-class SharedLinear(nn.Linear):
-    """A weight that is an embedding too, and so lies by rows. For some tokens it is multiplied in tiles as it lies."""
+class RowLinear(nn.Linear):
+    """A weight as it was loaded, by rows. With some numbers of tokens it is multiplied in tiles as it lies.
+
+    Attributes:
+        pays: is that faster? For 1 token, 2 and 3, 4 to 7, and so on; more than these are as the last.
+    """
+
+    pays: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, layer: nn.Linear, pays: tuple[bool, ...]) -> None:
+        """Makes the layer one, in place, if that ever pays."""
+        if any(pays):
+            layer.__class__ = cls
+            cast("RowLinear", layer).pays = pays
 
     def forward(self, input: Tensor) -> Tensor:
         outputs, inputs = self.weight.shape
         rows = input.reshape(1, -1, inputs)
-        if not _FEW <= rows.shape[1] < _SEVERAL or outputs < _ROW_TILE:
+        power = rows.shape[1].bit_length() - 1
+        if power < 0 or outputs < _ROW_TILE or not self.pays[min(power, len(self.pays) - 1)]:
             return linear(input, self.weight, self.bias)
         count, left = divmod(outputs, _ROW_TILE)
-        out = rows.new_empty(rows.shape[1], outputs)
         tiles = self.weight[: outputs - left].view(count, _ROW_TILE, inputs).transpose(1, 2)
-        _multiply(rows, tiles, self.weight[outputs - left :].t(), out)
-        return _finished(out, input, self.out_features, self.bias)
+        out = _multiplied(rows, tiles, self.weight[outputs - left :].t())
+        return _finished(out, input, outputs, self.bias)
 
 
-def _multiply(rows: Tensor, tiles: Tensor, rest: Tensor, out: Tensor) -> None:
-    """[1, tokens, inputs] with [tiles, inputs, size] and [inputs, rest], into [tokens, outputs]."""
+def _multiplied(rows: Tensor, tiles: Tensor, rest: Tensor) -> Tensor:
+    """[1, tokens, inputs] with [tiles, inputs, size] and [inputs, rest]: [tokens, outputs]."""
     count, _, size = tiles.shape
-    place = out[:, : count * size].view(-1, count, size).transpose(0, 1)
-    torch.bmm(rows.expand(count, -1, -1), tiles, out=place)
-    if rest.shape[1]:
-        torch.mm(rows[0], rest, out=out[:, count * size :])
+    out = rows.new_empty(rows.shape[1], count * size + rest.shape[1])
+    for some, to in zip(torch.split(rows, _ROWS, 1), torch.split(out, _ROWS), strict=True):
+        place = to[:, : count * size].view(-1, count, size).transpose(0, 1)
+        torch.bmm(some.expand(count, -1, -1), tiles, out=place)
+        if rest.shape[1]:
+            torch.mm(some[0], rest, out=to[:, count * size :])
+    return out
 
 
 def _finished(out: Tensor, input: Tensor, outputs: int, bias: Tensor | None) -> Tensor:
@@ -177,19 +253,3 @@ def wide_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if bias is not None:
         out += bias
     return out.to(input.dtype).view(*input.shape[:-1], outputs)
-
-
-def _wide_is_faster(weight: Tensor) -> bool:
-    """Tries both on this processor, with the tokens of 32 answers."""
-    tokens = torch.ones(32, weight.shape[1], dtype=weight.dtype)
-    wide = _seconds(lambda: wide_linear(tokens, weight, None))
-    return wide < 0.8 * _seconds(lambda: linear(tokens, weight))
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    def once() -> float:
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-
-    return min(once() for _ in range(5))

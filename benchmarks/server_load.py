@@ -177,9 +177,8 @@ class Server:
 @contextmanager
 def serving(profile: str = "") -> Generator[Server, None, None]:
     """``engineroom api`` with the scripted engine on a port of its own choice."""
-    words = ["-m", "engineroom", "api", "infer_backend=scripted", "--port", "0"]
-    if profile:
-        words = ["-m", "cProfile", "-o", profile, *words]
+    how = [str(Path(__file__).with_name("profiled.py")), profile] if profile else ["-m", "engineroom"]
+    words = [*how, "api", "infer_backend=scripted", "--port", "0"]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as file:
@@ -319,7 +318,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=500, help="of each answer")
     parser.add_argument("--requests", type=int, default=3, help="one after the other, of each stream")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--profile", default="", metavar="FILE", help="run the server under cProfile")
+    parser.add_argument("--profile", default="", metavar="FILE", help="run the server's loop under cProfile")
     parser.add_argument("--soak", action="store_true", help="memory under 50,000 requests, instead")
     options = parser.parse_args()
     random.seed(0)

@@ -14,14 +14,14 @@ from torch.nn.functional import linear
 
 import tiny_models
 from engineroom import ChatModel
-from engineroom.engines.huggingface import linears, trial
+from engineroom.engines.huggingface import arrangement, trial
+from engineroom.engines.huggingface.arrangement import arrange
 from engineroom.engines.huggingface.int8 import Int8Linear, quantize
 from engineroom.engines.huggingface.linear_layers import watched
 from engineroom.engines.huggingface.linears import (
     RowLinear,
     TiledLinear,
     WideLinear,
-    arrange,
     wide_linear,
 )
 from engineroom.engines.huggingface.pages import Pages
@@ -37,15 +37,15 @@ IDS = torch.tensor([[5, 900, 17, 3, 44, 61, 7]])
 
 @pytest.fixture
 def columns_win(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linears, "faster", lambda some, others, tokens: True)
+    monkeypatch.setattr(arrangement, "faster", lambda some, others, tokens: True)
 
 
 @pytest.fixture
 def rows_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """And tiles pay with eight tokens, and up to fifteen."""
-    monkeypatch.setattr(linears, "faster", lambda some, others, tokens: False)
-    monkeypatch.setattr(linears, "ratio", lambda some, others, tokens: 0.5 if tokens == 8 else 1.0)
-    monkeypatch.setattr(linears, "_LARGE", 0)
+    monkeypatch.setattr(arrangement, "faster", lambda some, others, tokens: False)
+    monkeypatch.setattr(arrangement, "ratio", lambda some, others, tokens: 0.5 if tokens == 8 else 1.0)
+    monkeypatch.setattr(arrangement, "_LARGE", 0)
 
 
 @pytest.mark.usefixtures("columns_win")
@@ -203,8 +203,8 @@ def test_a_widened_product_is_the_exact_one_rounded_once(dtype: torch.dtype, tok
 def test_halves_take_the_form_that_is_faster(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, wide: bool, columns: bool
 ) -> None:
-    monkeypatch.setattr(linears, "ratio", lambda some, others, tokens: 0.7 if wide else 0.9)
-    monkeypatch.setattr(linears, "faster", lambda some, others, tokens: columns)
+    monkeypatch.setattr(arrangement, "ratio", lambda some, others, tokens: 0.7 if wide else 0.9)
+    monkeypatch.setattr(arrangement, "faster", lambda some, others, tokens: columns)
     plain, arranged = (model(tiny_folder, dtype=torch.bfloat16) for _ in range(2))
     arrange(arranged, decodes=True)
     assert isinstance(arranged.lm_head, WideLinear) is wide
@@ -226,7 +226,9 @@ def test_int8_is_near_and_each_token_s_own(bias: bool) -> None:
         error = (found - exact).norm(dim=-1) / exact.norm(dim=-1)
         assert float(error.max()) < 0.02
         for place in range(9):
-            rounding = 1e-6 * float(found[:, place].abs().max())  # a small output is a difference of large ones
+            rounding = 1e-6 * float(
+                found[:, place].abs().max()
+            )  # a small output is a difference of large ones
             torch.testing.assert_close(small(tokens[:, place]), found[:, place], rtol=0, atol=rounding)
         assert not small(torch.zeros(1, 256)).isnan().any()
 

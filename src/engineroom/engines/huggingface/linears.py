@@ -1,24 +1,19 @@
-"""Linear layers on a CPU, where nearly all of a token's time goes: laid out as this processor likes it.
+"""Forms of linear layers on a CPU, where nearly all of a token's time goes. ``arrangement.py`` chooses among them.
 
 What each form gains was measured (``benchmarks/README.md``); forms that gain nothing anywhere are not here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from contextlib import suppress
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from engineroom.engines.huggingface.library import Model
-from engineroom.engines.huggingface.linear_layers import linear_layers, watched
 from engineroom.engines.huggingface.pages import Pages
-from engineroom.engines.huggingface.trial import faster, ratio, sample
 
-_TILE = 256
+TILE = 256
 """Outputs of a layer that are computed at once: with the usual 512 to 4096 inputs their weights stay in the caches."""
 
 _ROWS = 128
@@ -29,108 +24,6 @@ _ROW_TILE = 128
 
 _FEW = 4
 """Tokens. A product with fewer waits for the weights, whatever its form, and half as many bytes come in half the time."""
-
-_PAYS = 0.9
-"""Of the time. What gains less is left alone: an answer's last digits are not to change with what a trial finds."""
-
-_LARGE = 1 << 20
-"""Weights. A smaller matrix gained nothing by tiles on any processor."""
-
-_USUAL = (1, 8, 16, 32)
-"""Tokens with which layouts are compared: those of one answer, and of several at once."""
-
-
-def arrange(base: Model, *, decodes: bool) -> None:
-    """Gives every linear layer the form that is fastest on this processor; its values stay the same.
-
-    bf16 and fp16 weights are multiplied in fp32 where the processor has no arithmetic of their own. Those of a model
-    that ``decodes`` may lie by columns, in huge pages, instead of by rows: fp32 ones in tiles, and all still [outputs, inputs]
-    to everybody who looks. What saves a third on one processor takes ten times as long on another, so it is tried.
-    """
-    layers = [layer for _, layer in linear_layers(base)]
-    shared = {id(m.weight) for m in base.modules() if isinstance(m, nn.Embedding)}
-    for dtype in (torch.bfloat16, torch.float16):
-        halves = [layer for layer in layers if layer.weight.dtype == dtype]
-        if halves:
-            _arrange_halves(halves, shared, decodes)
-    singles = [layer for layer in layers if layer.weight.dtype == torch.float32]
-    if singles and decodes:
-        _arrange_singles(base, singles, shared)
-
-
-def _arrange_halves(halves: Sequence[nn.Linear], shared: set[int], decodes: bool) -> None:
-    form = nn.Linear
-    if ratio(_as(WideLinear, sample(halves)), sample(halves), 32) < 0.8:
-        form = WideLinear
-        _as(form, halves)
-    own = [layer for layer in halves if id(layer.weight) not in shared]
-    if decodes and own:
-        rows, columns = _as(form, sample(own)), _as(form, sample(own))
-        _lay_by_columns(columns)
-        if faster(columns, rows, _USUAL):
-            _lay_by_columns(own)
-
-
-def _arrange_singles(base: Model, singles: Sequence[nn.Linear], shared: set[int]) -> None:
-    by_size: dict[int, list[nn.Linear]] = {}
-    for layer in singles:
-        by_size.setdefault(layer.weight.numel().bit_length(), []).append(layer)
-    pays = {size: _pays(alike) for size, alike in by_size.items()}
-    own = [layer for layer in singles if id(layer.weight) not in shared]
-    if own and _columns_are_faster(own, pays):
-        _lay_by_columns(own, tiled=_unread(base, own))
-        singles = [layer for layer in singles if id(layer.weight) in shared]
-    for layer in singles:
-        RowLinear.of(layer, pays[layer.weight.numel().bit_length()])
-
-
-def _pays(layers: Sequence[nn.Linear]) -> tuple[bool, ...]:
-    """``RowLinear.pays`` for layers of about one size."""
-    if layers[0].weight.numel() < _LARGE:
-        return (False,)
-    tiled = sample(layers)
-    for layer in tiled:
-        RowLinear.of(layer, (True,))
-    return False, *(ratio(tiled, sample(layers), 2**power) < _PAYS for power in range(1, 6))
-
-
-def _columns_are_faster(layers: Sequence[nn.Linear], pays: Mapping[int, tuple[bool, ...]]) -> bool:
-    rows, columns = sample(layers), sample(layers)
-    for layer in rows:  # one of them may be a part of its layer
-        RowLinear.of(layer, pays.get(layer.weight.numel().bit_length(), pays[max(pays)]))
-    _lay_by_columns(columns, tiled={id(layer) for layer in columns if layer.out_features >= _TILE})
-    return faster(columns, rows, _USUAL)
-
-
-def _as(form: type[nn.Linear], layers: Sequence[nn.Linear]) -> Sequence[nn.Linear]:
-    for layer in layers:
-        layer.__class__ = form
-    return layers
-
-
-def _unread(base: Model, layers: Sequence[nn.Linear]) -> set[int]:
-    """Ids of those that fill a tile and whose weight nobody else reads."""
-    wide = [layer for layer in layers if layer.out_features >= _TILE]
-    with watched(wide) as uses, suppress(Exception):  # a model that can't do this says so when it is asked
-        base(input_ids=torch.zeros(1, 1, dtype=torch.long, device=base.device), use_cache=False)
-    return {id(layer) for layer in wide} - uses.read
-
-
-def _lay_by_columns(layers: Sequence[nn.Linear], tiled: Set[int] = frozenset()) -> None:
-    """In huge pages. Those whose id is among the ``tiled`` in tiles."""
-    pages = Pages([size for layer in layers for size in _parts(layer, id(layer) in tiled)])
-    for layer in layers:
-        if id(layer) in tiled:
-            TiledLinear.of(layer, pages)
-        else:
-            layer.weight.data = pages.put(layer.weight.data.t()).t()
-
-
-def _parts(layer: nn.Linear, divided: bool) -> list[int]:
-    """Bytes of a layer's tiles, and of the outputs that fill none; of all of it where it is not divided."""
-    outputs, inputs = layer.weight.shape
-    size = inputs * layer.weight.element_size()
-    return [outputs // _TILE * _TILE * size, outputs % _TILE * size] if divided else [outputs * size]
 
 
 class TiledLinear(nn.Linear):
@@ -144,17 +37,24 @@ class TiledLinear(nn.Linear):
     _rest: Tensor  # [inputs, outputs that fill no tile]
     _left: int
 
+    @staticmethod
+    def parts(layer: nn.Linear, *, whole: bool) -> list[int]:
+        """Bytes of a layer's tiles, and of the outputs that fill none; of all of it where it stays whole."""
+        outputs, inputs = layer.weight.shape
+        size = inputs * layer.weight.element_size()
+        return [outputs * size] if whole else [outputs // TILE * TILE * size, outputs % TILE * size]
+
     @classmethod
     def of(cls, layer: nn.Linear, pages: Pages) -> None:
         """Makes the layer one, in place."""
         weight = layer.weight.data
-        full = weight.shape[0] // _TILE * _TILE
+        full = weight.shape[0] // TILE * TILE
         del layer.weight
         layer.__class__ = cls
         tiled = cast("TiledLinear", layer)
-        tiled._tiles = pages.put(weight[:full].view(-1, _TILE, weight.shape[1]).transpose(1, 2))
+        tiled._tiles = pages.put(weight[:full].view(-1, TILE, weight.shape[1]).transpose(1, 2))
         tiled._rest = pages.put(weight[full:].t())
-        tiled._count, tiled._left = full // _TILE, weight.shape[0] - full
+        tiled._count, tiled._left = full // TILE, weight.shape[0] - full
 
     @property
     def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -175,9 +75,9 @@ class TiledLinear(nn.Linear):
         rest = {key: value for key, value in state_dict.items() if key != name}
         cast("Any", super())._load_from_state_dict(rest, prefix, *others)
         if name in state_dict:
-            weight, full = state_dict[name], self._count * _TILE
+            weight, full = state_dict[name], self._count * TILE
             with torch.inference_mode():  # in which the tiles were made
-                self._tiles.copy_(weight[:full].view(-1, _TILE, self.in_features).transpose(1, 2))
+                self._tiles.copy_(weight[:full].view(-1, TILE, self.in_features).transpose(1, 2))
                 self._rest.copy_(weight[full:].t())
 
     def forward(self, input: Tensor) -> Tensor:
@@ -249,7 +149,7 @@ def wide_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if input.numel() < _FEW * inputs:
         return linear(input, weight, bias)
     rows = input.reshape(-1, inputs).float()
-    out = torch.cat([rows @ tile.float().t() for tile in torch.split(weight, _TILE)], 1)
+    out = torch.cat([rows @ tile.float().t() for tile in torch.split(weight, TILE)], 1)
     if bias is not None:
         out += bias
     return out.to(input.dtype).view(*input.shape[:-1], outputs)

@@ -15,10 +15,10 @@ from engineroom.engines.adapter_folder import AdapterFolder, adapter_names, open
 from engineroom.engines.base import BaseEngine, Progress
 from engineroom.engines.huggingface.adapters import AdapterSwitch, merge
 from engineroom.engines.huggingface.allocator import give_back, keep_freed_memory
+from engineroom.engines.huggingface.arrangement import arrange
 from engineroom.engines.huggingface.int8 import int8_engine, quantize
 from engineroom.engines.huggingface.kv_cache import KVCache, default_budget, tokens_within
 from engineroom.engines.huggingface.library import LoadModel, Model, ModelConfig, TextConfig
-from engineroom.engines.huggingface.linears import arrange
 from engineroom.engines.huggingface.loaded import LoadedModel
 from engineroom.engines.huggingface.norms import simplify
 from engineroom.engines.huggingface.prefix import PrefixCache

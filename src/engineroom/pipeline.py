@@ -536,6 +536,8 @@ class Pipeline:
                             self.prompt_tokens += delta.usage.prompt_tokens
                             self.cached_tokens += delta.usage.cached_tokens
                         yield delta
+                    if not parser.finished:
+                        continue
                     if len(parsers) == expected and all(p.finished for p in parsers.values()):
                         return
             finally:

@@ -52,7 +52,13 @@ class AnswerParser:
 
     def push(self, chunk: Chunk) -> list[Delta]:
         """The deltas of this chunk: one for each channel its text touches, and always at least one."""
-        pieces: list[tuple[Channel, str]] = []
+        if self._begun and chunk.finish_reason is None and len(chunk.token_ids) == 1:
+            pieces = self._splitter.push(self._stops.push(self._detokenizer.push(chunk.token_ids[0])))
+            if self._stops.found is None and len(pieces) < 2:
+                self._count += 1
+                return [self._plain(pieces, chunk)]
+            return self._end(pieces, chunk, 1)
+        pieces = list[tuple[Channel, str]]()
         used = 0
         for position, token_id in enumerate(chunk.token_ids):
             used += 1
@@ -61,8 +67,17 @@ class AnswerParser:
             text = "" if ends else self._detokenizer.push(token_id)
             pieces += self._splitter.push(self._stops.push(text))
             if self._stops.found is not None:
-                self.finish_reason = "stop"
                 break
+        return self._end(pieces, chunk, used)
+
+    def _plain(self, pieces: list[tuple[Channel, str]], chunk: Chunk) -> Delta:
+        """One token in the midst of an answer, as nearly all are."""
+        channel, text = pieces[0] if pieces else ("answer", "")
+        return Delta(text, self._index, channel, chunk.token_ids, chunk.logprobs, chunk.prompt_logprobs)
+
+    def _end(self, pieces: list[tuple[Channel, str]], chunk: Chunk, used: int) -> list[Delta]:
+        if self._stops.found is not None:
+            self.finish_reason = "stop"
         self._count += used
         self._cached = max(self._cached, chunk.cached_tokens)
         if not self.finished and chunk.finish_reason is not None:

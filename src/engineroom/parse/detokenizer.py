@@ -23,11 +23,12 @@ class Detokenizer:
         self._ids: list[int] = []
         self._window = 0  # where the decoded window begins
         self._given = 0  # ids whose text was given out
+        self._before = ""  # the text of those of them that are in the window
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is incomplete."""
         self._ids.append(token_id)
-        before, now = self._texts()
+        before, now = self._before, self._decode(self._window)
         held = len(self._ids) - self._given
         if now.endswith(_REPLACEMENT) and held < _MAX_HELD:
             return ""
@@ -42,15 +43,13 @@ class Detokenizer:
 
     def flush(self) -> str:
         """What is still held back; an incomplete character comes out as U+FFFD."""
-        before, now = self._texts()
+        before, now = self._before, self._decode(self._window)
         self._advance()
         return now[len(before) :]
 
-    def _texts(self) -> tuple[str, str]:
-        return self._decode(self._window, self._given), self._decode(self._window, len(self._ids))
-
-    def _decode(self, start: int, stop: int) -> str:
-        return self._tokenizer.decode(self._ids[start:stop], skip_special_tokens=self._skip)
+    def _decode(self, start: int) -> str:
+        return self._tokenizer.decode(self._ids[start:], skip_special_tokens=self._skip)
 
     def _advance(self) -> None:
         self._window, self._given = self._given, len(self._ids)
+        self._before = self._decode(self._window)

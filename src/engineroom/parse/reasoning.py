@@ -21,6 +21,8 @@ class ReasoningSplitter:
 
     def push(self, text: str) -> list[tuple[Channel, str]]:
         """The certain text, in pieces of one channel each."""
+        if self._state == "after" and not self._held:
+            return [("answer", text)] if text else []
         self._held += text
         pieces: list[tuple[Channel, str]] = []
         if self._state == "before":

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from engineroom.errors import EngineroomError
 from engineroom.server.encoding import compact
 from engineroom.server.errors import INTERNAL, OF_NO_CONCERN, ClientLeftError, Refusal
+from engineroom.server.pace import HELD
 from engineroom.server.tickets import Ticket, abandoned
 from engineroom.types import Delta
 
@@ -110,8 +111,12 @@ class EventStream(Response):
         self._form = form or ChatForm()
         self._events = events
         self._ticket = ticket
+        self._pace = ticket.tickets.pace
         self._send: Send | None = None
         self._began = False
+        self._sent = 0.0  # when its last events were
+        self._held = b""
+        self._flushing: asyncio.Event | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._send = send
@@ -124,12 +129,15 @@ class EventStream(Response):
                 raise
         finally:
             self._ticket.stream = None
+            self._taken()
 
     async def keep_alive(self) -> None:
         """Shows whoever waits, and the proxies between, that the answer is still being worked at."""
         if not self._began:
             await self._begin()
-        await self._write(self._form.keep_alive)
+        self._ticket.last_sent = time.monotonic()
+        keep_alive = self._form.keep_alive
+        await self._ticket.send({"type": "http.response.body", "body": keep_alive, "more_body": True})
 
     async def _begin(self) -> None:
         assert self._send is not None
@@ -137,30 +145,65 @@ class EventStream(Response):
         await self._send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
 
     async def _run(self) -> None:
+        end = b""
         try:
             await self._forward()
         except (EngineroomError, asyncio.CancelledError, Exception) as error:
             if not self._began:
                 raise
-            await self._finish(self._form.failed(self._refusal(error)))
-        else:
-            await self._finish(b"")
+            end = self._form.failed(self._refusal(error))
+        await self._finish(end)
 
     async def _forward(self) -> None:
-        ticket, send = self._ticket, self._ticket.send
-        gaps, last = ticket.tickets.gaps, 0.0
+        """Each event at once; where the server is behind, with those that come soon after."""
+        ticket, pace = self._ticket, self._pace
         async for data in self._events:
             if not self._began:
                 await self._begin()
-            now = ticket.sending_since = ticket.last_sent = time.monotonic()
-            if last:
-                gaps.observe(now - last)
-            else:
-                ticket.first_sent = now - ticket.began
+            if not self._sent:
+                ticket.first_sent = time.monotonic() - ticket.began
                 ticket.tickets.first_token.observe(ticket.first_sent)
-            last = now
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-            ticket.sending_since = 0.0
+            elif pace.behind and time.monotonic() < self.due:
+                self._held += data
+                pace.hold(self)
+                continue
+            await self._put(self._taken() + data)
+
+    @property
+    def due(self) -> float:
+        return self._sent + HELD
+
+    async def flush(self) -> None:
+        if self._held:
+            self._flushing = asyncio.Event()
+            try:
+                await self._send_events(self._taken())
+            finally:
+                self._flushing.set()
+                self._flushing = None
+
+    def _taken(self) -> bytes:
+        """What was held; the caller sends it now."""
+        if not self._held:
+            return b""
+        held, self._held = self._held, b""
+        self._pace.release(self)
+        return held
+
+    async def _put(self, data: bytes) -> None:
+        if self._flushing is not None:
+            await self._flushing.wait()
+        await self._send_events(data)
+
+    async def _send_events(self, data: bytes) -> None:
+        ticket = self._ticket
+        began = ticket.sending_since = ticket.last_sent = time.monotonic()
+        if self._sent:
+            ticket.tickets.gaps.observe(began - self._sent)
+        self._sent = began
+        await ticket.send({"type": "http.response.body", "body": data, "more_body": True})
+        ticket.sending_since = 0.0
+        self._pace.sent(began, time.monotonic())
 
     def _refusal(self, error: BaseException) -> Refusal:
         """What to tell in the stream of an error that ended it.
@@ -183,9 +226,8 @@ class EventStream(Response):
         self._ticket.error = refusal.code or ""
         return refusal
 
-    async def _write(self, data: bytes) -> None:
-        self._ticket.last_sent = time.monotonic()
-        await self._ticket.send({"type": "http.response.body", "body": data, "more_body": True})
-
     async def _finish(self, data: bytes) -> None:
-        await self._ticket.send({"type": "http.response.body", "body": data, "more_body": False})
+        if self._flushing is not None:
+            await self._flushing.wait()
+        body = self._taken() + data
+        await self._ticket.send({"type": "http.response.body", "body": body, "more_body": False})

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engineroom.errors import EngineNotReadyError, EngineroomError, GenerationError
 from engineroom.server.errors import INTERNAL, WIRE_NAMES, ClientLeftError, Refusal, refusal_of
 from engineroom.server.http import header, path_of, send_refusal, speaks_anthropic
+from engineroom.server.pace import Pace
 from engineroom.server.spans import spans_if_configured
 
 T = TypeVar("T")
@@ -208,13 +209,15 @@ class Tickets:
 
     Attributes:
         first_token: seconds from a request's beginning to the first event of its stream.
-        gaps: seconds between two events of a stream.
+        gaps: seconds between what is sent of a stream: an event, or several where the server is behind.
+        pace: when streams send.
         stopping: no new request is served.
     """
 
     def __init__(self) -> None:
         self.first_token = Buckets(*_SECONDS, 10.0, 30.0, 60.0, 120.0)
         self.gaps = Buckets(*_SECONDS)
+        self.pace = Pace()
         self.live: dict[str, Ticket] = {}
         self.stopping = False
         self.totals = Totals()

@@ -130,15 +130,28 @@ class Pipeline:
         """The one way to generate. Everything else folds or forwards this."""
         params = self.defaults.resolve(call.sampling)
         self._check_params(params)
-        deadline = None if params.timeout is None else Deadline(params.timeout)
-        deltas = self._request(call, params, deadline)
-        async with aclosing(deadline.stream(deltas) if deadline else deltas) as timed:
-            async for delta in timed:
+        if params.timeout is None:
+            async with self._entered(call, params, None) as deltas:
+                async for delta in deltas:
+                    yield delta
+            return
+        deadline = Deadline(params.timeout)
+        async with aclosing(deadline.stream(self._timed(call, params, deadline))) as deltas:
+            async for delta in deltas:
                 yield delta
 
-    async def _request(
-        self, call: Call, params: SamplingParams, deadline: Deadline | None
+    async def _timed(
+        self, call: Call, params: SamplingParams, deadline: Deadline
     ) -> AsyncGenerator[Delta, None]:
+        async with self._entered(call, params, deadline) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    @asynccontextmanager
+    async def _entered(
+        self, call: Call, params: SamplingParams, deadline: Deadline | None
+    ) -> AsyncGenerator[AsyncGenerator[Delta, None], None]:
+        """The answers' deltas, within the places that they take. A generator more would cost each token its hop."""
         with (
             self.admission.place(1 if params.num_beams > 1 else params.n, prompts=len(call.prompts) or 1),
             self.adapters.used(params.adapter),
@@ -149,8 +162,7 @@ class Pipeline:
             requests[0].reaches("it was waiting for its turn in the engine")
             call.accepted()
             async with aclosing(self._answers(requests)) as deltas:
-                async for delta in deltas:
-                    yield delta
+                yield deltas
 
     async def get_scores(self, batch_input: Sequence[Conversation], **kwargs: Any) -> list[float]:
         """The rewards' scores."""

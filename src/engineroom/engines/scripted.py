@@ -173,6 +173,8 @@ class ScriptedEngine(BaseEngine):
         self, reply: Reply, ids: list[int], params: SamplingParams
     ) -> AsyncGenerator[Chunk, None]:
         limit = params.max_new_tokens or len(ids)
+        stop = next((place for place, i in enumerate(ids, 1) if i in params.stop_token_ids), None)
+        end = min(limit, stop or len(ids))
         done = 0
         while True:
             if reply.pause_at is not None and done >= reply.pause_at and not reply.resume.is_set():
@@ -180,14 +182,12 @@ class ScriptedEngine(BaseEngine):
                 while not reply.resume.is_set():
                     await asyncio.sleep(0.001)
             self._check_alive()
-            taken = ids[done : min(done + reply.chunk_size, limit)]
-            stop = next((place for place, i in enumerate(taken) if i in params.stop_token_ids), None)
-            taken = taken if stop is None else taken[: stop + 1]
+            taken = tuple(ids[done : min(done + reply.chunk_size, end)])
             done += len(taken)
-            if (stop is not None or done >= len(ids)) and (reply.error or reply.die):
+            if done in (stop, len(ids)) and (reply.error or reply.die):
                 self._fail(reply)
-            reason = "stop" if stop is not None or not taken else "length" if done >= limit else None
-            yield Chunk(tuple(taken), reason, logprobs=self._logprobs(taken, params))
+            reason = "stop" if done == stop or not taken else "length" if done == limit else None
+            yield Chunk(taken, reason, None if params.logprobs is None else self._logprobs(taken, params))
             if reason is not None:
                 return
             await asyncio.sleep(0)
@@ -199,10 +199,8 @@ class ScriptedEngine(BaseEngine):
         raise GenerationError("the scripted engine failed on this request") from reply.error
 
     @staticmethod
-    def _logprobs(ids: Sequence[int], params: SamplingParams) -> tuple[TokenLogprob, ...] | None:
+    def _logprobs(ids: Sequence[int], params: SamplingParams) -> tuple[TokenLogprob, ...]:
         """A script is certain: every token has probability 1."""
-        if params.logprobs is None:
-            return None
         return tuple(TokenLogprob(i, 0.0, ((i, 0.0),) if params.logprobs else ()) for i in ids)
 
     async def score(self, prompts: Sequence[Prompt]) -> list[float]:

@@ -315,11 +315,12 @@ def test_adapters_lie_beside_weights_of_8_bits(tiny_folder: Path, tmp_path: Path
 
 
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")  # peft, as it saves
-@pytest.mark.parametrize("bits", [None, 8])
+@pytest.mark.parametrize(("bits", "form"), [(None, "columns_win"), (None, "rows_win"), (8, "columns_win")])
 def test_adapters_that_scale_weights_lie_beside_every_form(
-    bits: int | None, tiny_folder: Path, tmp_path: Path
+    bits: int | None, form: str, tiny_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """DoRA reads the weights at each token, and one on the output layer brings that layer's own weight along."""
+    request.getfixturevalue(form)
     targets = ["q_proj", "up_proj"] if bits else ["q_proj", "lm_head"]
     adapter = tiny_models.lora(tiny_folder, tmp_path / "adapter", 0, use_dora=True, target_modules=targets)
     options: dict[str, Any] = {"temperature": 0, "max_new_tokens": 8, "ignore_eos": True}

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from engineroom.engines.huggingface.library import Model
-from engineroom.engines.huggingface.linear_layers import Uses, linear_layers, watched
+from engineroom.engines.huggingface.linear_layers import linear_layers, watched
 from engineroom.engines.huggingface.linears import TILE, RowLinear, TiledLinear, WideLinear
 from engineroom.engines.huggingface.pages import Pages
 from engineroom.engines.huggingface.trial import faster, ratio, sample
 
 _HALVES = (torch.bfloat16, torch.float16)
+_FLOATS = (torch.float32, *_HALVES)  # layers of a quantised checkpoint multiply in ways of their own
 
 _PAYS = 0.9
 """Of the time. What gains less is left alone: an answer's last digits are not to change with what a trial finds."""
@@ -38,16 +39,15 @@ def arrange(base: Model, *, decodes: bool) -> None:
         for dtype in _HALVES:
             _widen(_of(dtype, layers))
         return
-    uses = _uses(base, layers)
     shared = {id(m.weight) for m in base.modules() if isinstance(m, nn.Embedding)}
-    own = [layer for layer in layers if id(layer.weight) not in shared]
+    singles = _of(torch.float32, layers)
+    own = {dtype: [x for x in _of(dtype, layers) if id(x.weight) not in shared] for dtype in _FLOATS}
     turned: set[int] = set()
     for dtype in _HALVES:
         _widen(_of(dtype, layers))
-        turned |= _turn_halves(_of(dtype, own))
-    singles = _of(torch.float32, layers)
+        turned |= _turn_halves(own[dtype])
     pays = _pays_by_size(singles)
-    turned |= _turn_singles(_of(torch.float32, own), pays, uses.read)
+    turned |= _turn_singles(base, own[torch.float32], pays)
     for layer in singles:
         if id(layer) not in turned:
             RowLinear.of(layer, pays[_size(layer)])
@@ -57,10 +57,11 @@ def _of(dtype: torch.dtype, layers: Sequence[nn.Linear]) -> list[nn.Linear]:
     return [layer for layer in layers if layer.weight.dtype == dtype]
 
 
-def _uses(base: Model, layers: Sequence[nn.Linear]) -> Uses:
+def _read(base: Model, layers: Sequence[nn.Linear]) -> Set[int]:
+    """Ids of those whose weight somebody else reads, too."""
     with watched(layers) as uses, suppress(Exception):  # a model that can't do this says so when it is asked
         base(input_ids=torch.zeros(1, 1, dtype=torch.long, device=base.device), use_cache=False)
-    return uses
+    return uses.read
 
 
 def _widen(halves: Sequence[nn.Linear]) -> None:
@@ -85,7 +86,7 @@ def _turn_halves(halves: Sequence[nn.Linear]) -> set[int]:
 
 
 def _turn_singles(
-    singles: Sequence[nn.Linear], pays: Mapping[int, tuple[bool, ...]], read: Set[int]
+    base: Model, singles: Sequence[nn.Linear], pays: Mapping[int, tuple[bool, ...]]
 ) -> set[int]:
     """Likewise, in tiles; but whole where somebody else reads the weight, too."""
     rows, columns = sample(singles), sample(singles)
@@ -93,7 +94,7 @@ def _turn_singles(
         RowLinear.of(layer, pays.get(_size(layer), pays[max(pays)]))
     _lay_by_columns(columns, tiled=_fill_tiles(columns))
     if singles and faster(columns, rows, _USUAL):
-        return _lay_by_columns(singles, tiled=_fill_tiles(singles) - read)
+        return _lay_by_columns(singles, tiled=_fill_tiles(singles) - _read(base, singles))
     return set()
 
 

@@ -78,22 +78,26 @@ def _wide(layers: Sequence[nn.Linear]) -> Sequence[nn.Linear]:
 
 def _turn_halves(halves: Sequence[nn.Linear]) -> set[int]:
     """Lays them by columns, if that is faster; the ids of those that were."""
+    if not halves:
+        return set()
     rows, columns = sample(halves), sample(halves)
     _lay_by_columns(columns)
-    if halves and isinstance(halves[0], WideLinear):
+    if isinstance(halves[0], WideLinear):
         rows, columns = _wide(rows), _wide(columns)
-    return _lay_by_columns(halves) if halves and faster(columns, rows, _USUAL) else set()
+    return _lay_by_columns(halves) if faster(columns, rows, _USUAL) else set()
 
 
 def _turn_singles(
     base: Model, singles: Sequence[nn.Linear], pays: Mapping[int, tuple[bool, ...]]
 ) -> set[int]:
     """Likewise, in tiles; but whole where somebody else reads the weight, too."""
+    if not singles:
+        return set()
     rows, columns = sample(singles), sample(singles)
     for layer in rows:  # one of them may be a part of its layer
         RowLinear.of(layer, pays.get(_size(layer), pays[max(pays)]))
     _lay_by_columns(columns, tiled=_fill_tiles(columns))
-    if singles and faster(columns, rows, _USUAL):
+    if faster(columns, rows, _USUAL):
         return _lay_by_columns(singles, tiled=_fill_tiles(singles) - _read(base, singles))
     return set()
 

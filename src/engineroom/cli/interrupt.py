@@ -6,8 +6,8 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterable, Iterator
-from types import FrameType, TracebackType
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from types import FrameType, ModuleType, TracebackType
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
@@ -47,13 +47,18 @@ class LoadInterrupt(_Guard):
     """Ctrl-C while libraries are imported and a model is loaded.
 
     It raises KeyboardInterrupt as ever. But torch takes any error in its own import of numpy for a missing numpy
-    (seen with 2.13), and the program would go on as if nothing had been pressed. So it is remembered, and raised
-    again at the next stage or at the end.
+    (seen with 2.13), and the program would go on for seconds as if nothing had been pressed. So it is remembered, and
+    raised again at the next import, the next stage or the end.
     """
+
+    def __enter__(self) -> Self:
+        sys.meta_path.insert(0, self)
+        return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        sys.meta_path.remove(self)
         super().__exit__(kind, error, trace)
         if self.came:
             raise KeyboardInterrupt from None
@@ -66,6 +71,10 @@ class LoadInterrupt(_Guard):
         """Raises it again, on the thread that may be interrupted."""
         if self.came and threading.current_thread() is threading.main_thread():
             raise KeyboardInterrupt
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        """Finds no module: as the first of ``sys.meta_path`` it is asked at each import of a new one."""
+        self.check()
 
 
 class Interrupts(_Guard):

@@ -1,8 +1,11 @@
 """Ctrl-C: where it breaks in, and where it waits."""
 
 import contextlib
+import importlib
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +76,26 @@ def load(then: Exception | None = None, *, interrupted: bool = True, check: bool
 def test_one_that_a_library_swallowed_ends_the_loading_all_the_same(check: bool) -> None:
     with pytest.raises(KeyboardInterrupt):
         load(check=check)
+
+
+def import_swallowing(name: str) -> None:
+    """An import of a module that is new, after Ctrl-C was swallowed."""
+    with LoadInterrupt():
+        with contextlib.suppress(BaseException):
+            ctrl_c()
+        importlib.import_module(name)
+
+
+def test_one_that_a_library_swallowed_ends_the_next_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "never_imported.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    finders = [*sys.meta_path]
+    with pytest.raises(KeyboardInterrupt):
+        import_swallowing("never_imported")
+    assert "never_imported" not in sys.modules
+    assert sys.meta_path == finders
 
 
 def test_what_went_wrong_because_of_it_is_not_what_is_told() -> None:

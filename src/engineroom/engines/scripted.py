@@ -11,6 +11,7 @@ Tokens are bytes, so that a character of several bytes spans several tokens, as 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from engineroom.engines.base import BaseEngine, Health, HealthState, Progress
 from engineroom.engines.capabilities import CAPABILITIES
 from engineroom.errors import EngineClosedError, EngineDeadError, GenerationError
-from engineroom.types import Chunk, Prompt, SamplingParams, Support, TokenLogprob
+from engineroom.types import Chunk, FinishReason, Prompt, SamplingParams, Support, TokenLogprob
 
 if TYPE_CHECKING:
     from engineroom.config import Arguments
@@ -70,6 +71,8 @@ class ByteTokenizer:
         return self.encode(text)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        with contextlib.suppress(ValueError):  # an id that is no byte
+            return bytes(token_ids).decode("utf-8", errors="replace")
         pieces = bytearray()
         for token_id in token_ids:
             if token_id < 256:
@@ -150,18 +153,33 @@ class ScriptedEngine(BaseEngine):
         scripted = self._answer(prompt, params)
         reply = scripted if isinstance(scripted, Reply) else Reply(scripted)
         ids = [*self._bytes.encode(reply.text), _IM_END]
+        limit = params.max_new_tokens or len(ids)
+        stop = next((place for place, i in enumerate(ids, 1) if i in params.stop_token_ids), None)
+        end = min(limit, stop or len(ids))
+        done = 0
+        reason: FinishReason | None = None
+        left = True
         self._running += 1
-        finished = False
         try:
-            async for chunk in self._chunks(reply, ids, params):
-                finished = finished or chunk.finish_reason is not None
-                yield chunk
+            while reason is None:
+                if done:
+                    await asyncio.sleep(0)
+                if reply.pause_at is not None and done >= reply.pause_at:
+                    await self._pause(reply)
+                self._check_alive()
+                taken = tuple(ids[done : min(done + reply.chunk_size, end)])
+                done += len(taken)
+                if done in (stop, len(ids)) and (reply.error or reply.die):
+                    self._fail(reply)
+                reason = "stop" if done == stop or not taken else "length" if done == limit else None
+                left = reason is None
+                yield Chunk(taken, reason, None if params.logprobs is None else self._logprobs(taken, params))
         except Exception:
-            finished = True
+            left = False
             raise
         finally:
             self._running -= 1
-            self.cancelled += not finished
+            self.cancelled += left
 
     def _keep(self, prompt: Prompt, params: SamplingParams) -> None:
         """A server on this engine may live long."""
@@ -169,28 +187,12 @@ class ScriptedEngine(BaseEngine):
         if len(self.requests) == 2 * _KEPT:
             del self.requests[:_KEPT]
 
-    async def _chunks(
-        self, reply: Reply, ids: list[int], params: SamplingParams
-    ) -> AsyncGenerator[Chunk, None]:
-        limit = params.max_new_tokens or len(ids)
-        stop = next((place for place, i in enumerate(ids, 1) if i in params.stop_token_ids), None)
-        end = min(limit, stop or len(ids))
-        done = 0
-        while True:
-            if reply.pause_at is not None and done >= reply.pause_at and not reply.resume.is_set():
-                reply.paused.set()
-                while not reply.resume.is_set():
-                    await asyncio.sleep(0.001)
-            self._check_alive()
-            taken = tuple(ids[done : min(done + reply.chunk_size, end)])
-            done += len(taken)
-            if done in (stop, len(ids)) and (reply.error or reply.die):
-                self._fail(reply)
-            reason = "stop" if done == stop or not taken else "length" if done == limit else None
-            yield Chunk(taken, reason, None if params.logprobs is None else self._logprobs(taken, params))
-            if reason is not None:
-                return
-            await asyncio.sleep(0)
+    @staticmethod
+    async def _pause(reply: Reply) -> None:
+        if not reply.resume.is_set():
+            reply.paused.set()
+        while not reply.resume.is_set():
+            await asyncio.sleep(0.001)
 
     def _fail(self, reply: Reply) -> None:
         if reply.die:

@@ -50,6 +50,7 @@ class TransformersTokenizer:
             str(token): bool(token.special) or str(token) in special
             for token in inner.added_tokens_decoder.values()
         }
+        self._texts: dict[tuple[int, bool], str] = {}  # of single tokens, which is what a stream asks for most
         self._vocab_size = max(len(inner), 1 + max(inner.get_vocab().values(), default=0))
         # A first call drops the truncation and padding that tokenizer.json may ask for. That changes the tokenizer,
         # which must not happen while another thread is reading it ("Already borrowed", huggingface/tokenizers #537).
@@ -90,6 +91,15 @@ class TransformersTokenizer:
         return list(self.inner.encode(text, verbose=False))
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        if len(token_ids) != 1:
+            return self._decoded(token_ids, skip_special_tokens)
+        key = (token_ids[0], skip_special_tokens)
+        text = self._texts.get(key)
+        if text is None:
+            text = self._texts[key] = self._decoded(token_ids, skip_special_tokens)
+        return text
+
+    def _decoded(self, token_ids: Sequence[int], skip_special_tokens: bool) -> str:
         return self.inner.decode(
             list(token_ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from engineroom.errors import EngineroomError
 from engineroom.server.encoding import compact
@@ -71,6 +71,10 @@ async def written(
                 yield data
     if end is not None:
         yield end()
+
+
+def _piece(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more}
 
 
 class StreamForm(Protocol):
@@ -136,8 +140,7 @@ class EventStream(Response):
         if not self._began:
             await self._begin()
         self._ticket.last_sent = time.monotonic()
-        keep_alive = self._form.keep_alive
-        await self._ticket.send({"type": "http.response.body", "body": keep_alive, "more_body": True})
+        await self._ticket.send(_piece(self._form.keep_alive))
 
     async def _begin(self) -> None:
         assert self._send is not None
@@ -167,7 +170,8 @@ class EventStream(Response):
                 self._held += data
                 pace.hold(self)
                 continue
-            await self._put(self._taken() + data)
+            await self._turn()
+            await self._send_events(self._taken() + data)
 
     @property
     def due(self) -> float:
@@ -190,10 +194,10 @@ class EventStream(Response):
         self._pace.release(self)
         return held
 
-    async def _put(self, data: bytes) -> None:
+    async def _turn(self) -> None:
+        """What was held goes first."""
         if self._flushing is not None:
             await self._flushing.wait()
-        await self._send_events(data)
 
     async def _send_events(self, data: bytes) -> None:
         ticket = self._ticket
@@ -201,7 +205,7 @@ class EventStream(Response):
         if self._sent:
             ticket.tickets.gaps.observe(began - self._sent)
         self._sent = began
-        await ticket.send({"type": "http.response.body", "body": data, "more_body": True})
+        await ticket.send(_piece(data))
         ticket.sending_since = 0.0
         self._pace.sent(began, time.monotonic())
 
@@ -227,7 +231,6 @@ class EventStream(Response):
         return refusal
 
     async def _finish(self, data: bytes) -> None:
-        if self._flushing is not None:
-            await self._flushing.wait()
+        await self._turn()
         body = self._taken() + data
-        await self._ticket.send({"type": "http.response.body", "body": body, "more_body": False})
+        await self._ticket.send(_piece(body, more=False))

@@ -141,14 +141,17 @@ class Ticket:
     async def attend(self, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         """Awaits, and ends what it awaits if the client leaves or the server stops.
 
+        The work is a task of its own: what is resumed for each token of a stream is then as deep as the answer, without
+        all the layers between the connection and here.
+
         Raises:
             ClientLeftError: the client left.
             EngineroomError: the server ended the request.
         """
-        self.task = asyncio.current_task()
+        self.task = asyncio.create_task(work)
         watch = asyncio.create_task(self._watch(receive))
         try:
-            return await work
+            return await self.task
         except asyncio.CancelledError:
             self.explain()
             raise

@@ -50,7 +50,7 @@ class TransformersTokenizer:
             str(token): bool(token.special) or str(token) in special
             for token in inner.added_tokens_decoder.values()
         }
-        self._texts: dict[tuple[int, bool], str] = {}  # of single tokens, which is what a stream asks for most
+        self._texts: dict[tuple[int, bool], str] = {}  # of single tokens: most of what a stream asks for
         self._vocab_size = max(len(inner), 1 + max(inner.get_vocab().values(), default=0))
         # A first call drops the truncation and padding that tokenizer.json may ask for. That changes the tokenizer,
         # which must not happen while another thread is reading it ("Already borrowed", huggingface/tokenizers #537).

@@ -195,7 +195,7 @@ class ChatModel:
     @property
     def weights(self) -> Path | None:
         """The checkpoint that ``update_weights`` took; None if the weights are those of the start."""
-        return self._pipeline.weights
+        return self._pipeline.upkeep.weights
 
     @property
     def can_restart(self) -> bool:
@@ -204,7 +204,7 @@ class ChatModel:
 
     @property
     def is_sleeping(self) -> bool:
-        return self._pipeline.asleep
+        return self._pipeline.upkeep.asleep
 
     def health(self) -> Health:
         """How the engine is; after a failed restart, ``dead`` with the reason."""
@@ -392,11 +392,11 @@ class ChatModel:
 
     def get_rewards(self, batch_input: Sequence[Conversation], **input_kwargs: Any) -> list[Reward]:
         """:meth:`get_scores` with the length of each text."""
-        return self._bridge.call(self._pipeline.get_rewards(batch_input, **input_kwargs))
+        return self._bridge.call(self._pipeline.pooled.get_rewards(batch_input, **input_kwargs))
 
     async def aget_rewards(self, batch_input: Sequence[Conversation], **input_kwargs: Any) -> list[Reward]:
         """:meth:`get_rewards`, awaited."""
-        return await self._bridge.acall(self._pipeline.get_rewards(batch_input, **input_kwargs))
+        return await self._bridge.acall(self._pipeline.pooled.get_rewards(batch_input, **input_kwargs))
 
     # --- embeddings ---------------------------------------------------------------------------------------------
 
@@ -412,13 +412,13 @@ class ChatModel:
             RequestError: the model was not loaded with ``stage=embed``, or a text can't be read.
             GenerationError: a vector is not a number.
         """
-        return self._bridge.call(self._pipeline.get_embeddings(batch_input, **input_kwargs))
+        return self._bridge.call(self._pipeline.pooled.get_embeddings(batch_input, **input_kwargs))
 
     async def aget_embeddings(
         self, batch_input: Sequence[Conversation], **input_kwargs: Any
     ) -> list[Embedding]:
         """:meth:`get_embeddings`, awaited."""
-        return await self._bridge.acall(self._pipeline.get_embeddings(batch_input, **input_kwargs))
+        return await self._bridge.acall(self._pipeline.pooled.get_embeddings(batch_input, **input_kwargs))
 
     # --- adapters ----------------------------------------------------------------------------------------------
 
@@ -431,11 +431,11 @@ class ChatModel:
             ArgumentError: the engine was started with too little room for it, or for a lower rank.
             UnsupportedError: the engine can't, or was not started for it; the error says which.
         """
-        self._bridge.call(self._pipeline.load_adapter(name, path))
+        self._bridge.call(self._pipeline.upkeep.load_adapter(name, path))
 
     async def aload_adapter(self, name: str, path: str | os.PathLike[str]) -> None:
         """:meth:`load_adapter`, awaited."""
-        await self._bridge.acall(self._pipeline.load_adapter(name, path))
+        await self._bridge.acall(self._pipeline.upkeep.load_adapter(name, path))
 
     def unload_adapter(self, name: str) -> None:
         """Unloads an adapter when the answers that use it have ended. From now on no request can choose it.
@@ -443,11 +443,11 @@ class ChatModel:
         Raises:
             ParameterError: there is no such adapter; the error names those that there are.
         """
-        self._bridge.call(self._pipeline.unload_adapter(name))
+        self._bridge.call(self._pipeline.upkeep.unload_adapter(name))
 
     async def aunload_adapter(self, name: str) -> None:
         """:meth:`unload_adapter`, awaited. Cancelling the await, while answers use it, keeps the adapter."""
-        await self._bridge.acall(self._pipeline.unload_adapter(name))
+        await self._bridge.acall(self._pipeline.upkeep.unload_adapter(name))
 
     # --- sleep and restart -------------------------------------------------------------------------------------
 
@@ -459,19 +459,19 @@ class ChatModel:
         Raises:
             UnsupportedError: the engine can't here; the error says why.
         """
-        self._bridge.call(self._pipeline.sleep(level))
+        self._bridge.call(self._pipeline.upkeep.sleep(level))
 
     async def asleep(self, level: int = 1) -> None:
         """:meth:`sleep`, awaited."""
-        await self._bridge.acall(self._pipeline.sleep(level))
+        await self._bridge.acall(self._pipeline.upkeep.sleep(level))
 
     def wake(self) -> None:
         """Brings the weights back. A model that is awake stays so."""
-        self._bridge.call(self._pipeline.wake())
+        self._bridge.call(self._pipeline.upkeep.wake())
 
     async def awake(self) -> None:
         """:meth:`wake`, awaited."""
-        await self._bridge.acall(self._pipeline.wake())
+        await self._bridge.acall(self._pipeline.upkeep.wake())
 
     # --- cache and weights -------------------------------------------------------------------------------------
 
@@ -484,11 +484,11 @@ class ChatModel:
         Raises:
             UnsupportedError: the engine has none.
         """
-        self._bridge.call(self._pipeline.flush_cache())
+        self._bridge.call(self._pipeline.upkeep.flush_cache())
 
     async def aflush_cache(self) -> None:
         """:meth:`flush_cache`, awaited."""
-        await self._bridge.acall(self._pipeline.flush_cache())
+        await self._bridge.acall(self._pipeline.upkeep.flush_cache())
 
     def update_weights(self, path: str | os.PathLike[str]) -> None:
         """Takes the weights of another checkpoint of the same model, such as a later one of its training, in place.
@@ -502,11 +502,11 @@ class ChatModel:
             RequestError: adapters are loaded, or the model does not chat.
             UnsupportedError: the engine can't; make a new ChatModel.
         """
-        self._bridge.call(self._pipeline.update_weights(path))
+        self._bridge.call(self._pipeline.upkeep.update_weights(path))
 
     async def aupdate_weights(self, path: str | os.PathLike[str]) -> None:
         """:meth:`update_weights`, awaited. It goes on if the await is cancelled."""
-        await self._bridge.acall(self._pipeline.update_weights(path))
+        await self._bridge.acall(self._pipeline.upkeep.update_weights(path))
 
     def restart(self, *, progress: Progress | None = None) -> None:
         """Closes the engine, dead or alive, and starts a fresh one from the same arguments behind this model.
@@ -550,10 +550,10 @@ class ChatModel:
             self._restart_failed = error
             self._pipeline.admission.refusal = partial(_not_restarted, error)
             raise
-        weights = self._pipeline.weights
+        weights = self._pipeline.upkeep.weights
         self._pipeline = self._join(self.engine)
         if weights is not None:
-            await self._pipeline.take_weights(weights)
+            await self._pipeline.upkeep.take_weights(weights)
         for name, path in old.adapters.items():
             if name not in self.engine.adapters:
                 await self._pipeline.adapters.load(name, path)

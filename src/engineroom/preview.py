@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from engineroom.call import Conversation
 from engineroom.checkpoint import Checkpoint
 from engineroom.config import Arguments, ArgumentSource, parse_arguments
 from engineroom.engines import registry
 from engineroom.errors import ParameterError
-from engineroom.pipeline import Conversation
 from engineroom.render import (
     ChatTemplate,
     Renderer,

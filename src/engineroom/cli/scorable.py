@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from engineroom.errors import MessageError, nearest
 
 if TYPE_CHECKING:
-    from engineroom.pipeline import Conversation
+    from engineroom.call import Conversation
 
 _KEYS = ("text", "messages", "id")
 

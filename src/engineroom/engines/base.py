@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from engineroom.call import Call
+from engineroom.engines.capabilities import engines_with
 from engineroom.engines.pooling import Pooling
 from engineroom.errors import EngineClosedError, UnsupportedError
 from engineroom.types import Chunk, Prompt, Response, SamplingParams, Support, Tokenizer
@@ -109,6 +110,16 @@ class BaseEngine(ABC):
             ModelError: the checkpoint can't be loaded.
             EngineError: the engine can't run here.
         """
+
+    def require(self, feature: str) -> None:
+        """
+        Raises:
+            UnsupportedError: the engine does not have this parameter or feature; it names those that do.
+        """
+        if self.capabilities.get(feature, "unsupported") == "unsupported":
+            reason = self.lacks.get(feature, "")
+            others = [name for name in engines_with(feature) if name != self.name and not reason]
+            raise UnsupportedError(feature, self.name, others, why=reason)
 
     async def prepare(self, params: SamplingParams) -> None:  # noqa: B027 - most engines have nothing to do here
         """Called before ``generate``, with the same parameters: whatever only this engine can refuse is refused here.

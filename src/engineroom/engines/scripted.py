@@ -154,7 +154,7 @@ class ScriptedEngine(BaseEngine):
         reply = scripted if isinstance(scripted, Reply) else Reply(scripted)
         ids = [*self._bytes.encode(reply.text), _IM_END]
         limit = params.max_new_tokens or len(ids)
-        stop = next((place for place, i in enumerate(ids, 1) if i in params.stop_token_ids), None)
+        stop = next((place for place, i in enumerate(ids, 1) if i in params.stop_token_ids), 0)  # 0: nowhere
         end = min(limit, stop or len(ids))
         done = 0
         reason: FinishReason | None = None

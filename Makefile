@@ -16,7 +16,8 @@ chat: $(VENV)/.installed
 	@$(BIN)/engineroom chat $(if $(PROMPT),-p "$(PROMPT)") $(ARGS)
 
 test: lint types $(SGLANG)/engineroom.json
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not timed" -n 2 --dist loadfile
+	$(BIN)/pytest -m timed
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/ruff check --no-cache && $(BIN)/pytest -m "not slow" -n auto --dist loadfile

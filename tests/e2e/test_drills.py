@@ -22,7 +22,7 @@ import httpx
 import psutil
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timed]
 
 CHAT = "/v1/chat/completions"
 HI = [{"role": "user", "content": "hi"}]

@@ -26,7 +26,7 @@ from engineroom.server.app import create_app
 from engineroom.server.settings import ServerSettings
 from serving import CHAT, error_of, read_events
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timed, pytest.mark.timeout(600)]
 
 SUM = [{"role": "user", "content": "What is 7 plus 5?"}]
 KIND = {"content-type": "application/json", "x-api-key": "root"}

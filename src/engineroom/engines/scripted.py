@@ -11,7 +11,6 @@ Tokens are bytes, so that a character of several bytes spans several tokens, as 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
@@ -71,9 +70,10 @@ class ByteTokenizer:
         return self.encode(text)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        with contextlib.suppress(ValueError):  # an id that is no byte
+        try:
             return bytes(token_ids).decode("utf-8", errors="replace")
-        pieces = bytearray()
+        except ValueError:  # not all are bytes
+            pieces = bytearray()
         for token_id in token_ids:
             if token_id < 256:
                 pieces.append(token_id)

@@ -43,6 +43,8 @@ from engineroom.errors import (
 )
 from engineroom.testing.machinery import RELEASE_BOUND, until
 
+pytestmark = pytest.mark.timed
+
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,6 +17,8 @@ from test_hosted import make, process_of, python
 from engineroom.engines import registry
 from serving import CHAT, Served, error_of, read_events, served_by
 
+pytestmark = pytest.mark.timed
+
 assert python  # the fixture
 
 

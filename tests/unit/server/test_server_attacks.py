@@ -39,6 +39,8 @@ from test_server_network import AT_ONCE, all_of, raw, the_next_request_succeeds
 
 from serving import CHAT, HI, Served, error_of, served
 
+pytestmark = pytest.mark.timed
+
 COMPLETIONS = "/v1/completions"
 KIND = {"Content-Type": "application/json"}
 

@@ -21,6 +21,8 @@ from engineroom.server.app import ROUTES, create_app
 from engineroom.server.settings import ServerSettings
 from serving import CHAT, HI
 
+pytestmark = pytest.mark.timed
+
 AT_ONCE = 1.0
 LONGEST_ERROR = 10_000
 KEY = {"x-api-key": "root", "content-type": "application/json"}

@@ -46,6 +46,8 @@ from engineroom.server import routes
 from engineroom.types import Prompt, SamplingParams
 from serving import CHAT, HI, Served, error_of, read_events, served, text_of
 
+pytestmark = pytest.mark.timed
+
 AT_ONCE = 1.0
 
 

@@ -23,6 +23,8 @@ from engineroom.server.settings import ServerSettings
 from engineroom.types import SamplingParams
 from serving import CHAT, HI, Served, error_of, events_of, read_events, served, served_by, text_of
 
+pytestmark = pytest.mark.timed
+
 AT_ONCE = 1.0
 """Seconds that anybody else waits at most, and in which those who left are rid of."""
 

@@ -111,15 +111,13 @@ class Ticket:
 
     def end(self, error: EngineroomError) -> None:
         """Ends the request with an error."""
-        if self.ended_by is None and not self.left and self.task is not None:
+        if self.ended_by is None and not self.left and self.task is not None and self.task.cancel():
             self.ended_by = error
-            self.task.cancel()
 
     def leave(self) -> None:
         """Ends it for nobody: the client has gone, or does not read."""
-        if not self.left and self.task is not None:
+        if not self.left and self.task is not None and self.task.cancel():  # not where it has ended already
             self.left = True
-            self.task.cancel()
 
     def cut(self) -> None:
         """Leaves a client that does not read: its connection would wait for ever to get rid of what it has."""

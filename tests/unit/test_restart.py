@@ -152,10 +152,10 @@ def test_adapters_come_back(model: ChatModel, engines: type[MadeEngine]) -> None
 
 
 def test_other_weights_come_back(model: ChatModel, engines: type[MadeEngine]) -> None:
-    model._pipeline.weights = Path("later")
+    model._pipeline.upkeep.weights = Path("later")
     model.restart()
     assert engines.made[-1].weights == [Path("later")]
-    assert model._pipeline.weights == Path("later")
+    assert model.weights == Path("later")
 
 
 @pytest.mark.usefixtures("no_thread_left")

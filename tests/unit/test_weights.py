@@ -149,7 +149,7 @@ def test_a_change_that_fails_leaves_it_serving(
     engine.failing = ModelLoadError("no")
     with pytest.raises(ModelLoadError):
         model.update_weights(later)
-    assert model._pipeline.weights is None
+    assert model.weights is None
     assert model.chat("hi")[0].response_text == "hello"
 
 

@@ -118,7 +118,7 @@ def test_a_client_that_leaves_what_is_held_is_left(monkeypatch: pytest.MonkeyPat
     with served([slow, "next"]) as server:
         with httpx.stream("POST", server.url + CHAT, json={"messages": HI, "stream": True}) as answer:
             next(answer.iter_raw())
-        assert slow.paused.wait(10)
+            assert slow.paused.wait(10)  # the rest is held
         for _ in range(1000):
             if not server.service.tickets.live:
                 break

@@ -178,13 +178,15 @@ class EventStream(Response):
         return self._sent + HELD
 
     async def flush(self) -> None:
-        if self._held:
-            self._flushing = asyncio.Event()
-            try:
-                await self._send_events(self._taken())
-            finally:
-                self._flushing.set()
-                self._flushing = None
+        await self._turn()
+        if not self._held:
+            return
+        flushed = self._flushing = asyncio.Event()
+        try:
+            await self._send_events(self._taken())
+        finally:
+            self._flushing = None
+            flushed.set()
 
     def _taken(self) -> bytes:
         """What was held; the caller sends it now."""
@@ -196,7 +198,7 @@ class EventStream(Response):
 
     async def _turn(self) -> None:
         """What was held goes first."""
-        if self._flushing is not None:
+        while self._flushing is not None:
             await self._flushing.wait()
 
     async def _send_events(self, data: bytes) -> None:

@@ -1,6 +1,7 @@
 """A server that is behind sends a stream's pieces together: later by milliseconds, and none is lost or out of turn."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
@@ -9,6 +10,8 @@ import pytest
 from engineroom.engines.scripted import Reply
 from engineroom.server import lifecycle, pace
 from engineroom.server.pace import HELD, Pace
+from engineroom.server.sse import EventStream
+from engineroom.server.tickets import Ticket, Tickets
 from serving import CHAT, HI, Served, read_events, served, text_of
 
 
@@ -117,7 +120,8 @@ def test_a_client_that_leaves_what_is_held_is_left(monkeypatch: pytest.MonkeyPat
     slow = Reply("Hello you", pause_at=5)
     with served([slow, "next"]) as server:
         with httpx.stream("POST", server.url + CHAT, json={"messages": HI, "stream": True}) as answer:
-            next(answer.iter_raw())
+            pieces = answer.iter_raw()  # kept: without it, httpx lets go of the connection
+            next(pieces)
             assert slow.paused.wait(10)  # the rest is held
         for _ in range(1000):
             if not server.service.tickets.live:
@@ -126,3 +130,49 @@ def test_a_client_that_leaves_what_is_held_is_left(monkeypatch: pytest.MonkeyPat
         assert not server.service.tickets.live
         assert server.engine.cancelled == 1
         assert server.post(CHAT, json={"messages": HI}).json()["choices"][0]["message"]["content"] == "next"
+
+
+@pytest.mark.usefixtures("behind")
+def test_what_is_held_while_a_client_takes_its_time_waits_for_what_went_before() -> None:
+    failed: list[dict[str, Any]] = []
+
+    async def run() -> list[bytes]:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
+        sent: list[bytes] = []
+        reads = asyncio.Event()
+        reads.set()
+
+        async def send(message: Any) -> None:
+            await reads.wait()
+            sent.append(message.get("body", b""))
+
+        async def events() -> AsyncGenerator[bytes, None]:
+            while data := await made.get():
+                yield data
+
+        async def come(data: bytes) -> None:
+            await made.put(data)
+            await asyncio.sleep(0)
+
+        made: asyncio.Queue[bytes] = asyncio.Queue()
+        stream = EventStream(events(), Ticket("1", "POST", CHAT, send, Tickets()))
+        serving = asyncio.create_task(stream({}, asyncio.Event().wait, send))
+        await come(b"a")
+        await asyncio.sleep(HELD / 5)
+        reads.clear()
+        await come(b"b")
+        first = stream.due
+        while stream.due == first:  # until it is flushed, and not taken
+            await asyncio.sleep(HELD / 25)
+        await come(b"c")
+        await asyncio.sleep(2 * HELD)
+        await come(b"d")
+        await asyncio.sleep(2 * HELD)
+        assert sent == [b"", b"a"]
+        reads.set()
+        await come(b"")
+        await asyncio.wait_for(serving, 5)
+        return sent
+
+    assert b"".join(asyncio.run(run())) == b"abcd"
+    assert failed == []

@@ -142,9 +142,8 @@ def family_of(model: ChatModel) -> list[psutil.Process]:
 def test_a_script_without_a_main_guard_prints_its_answer_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, further: dict[str, Any]
 ) -> None:
-    folder = tmp_path_factory.mktemp(
-        "a"
-    )  # a short name: vLLM has its sockets there, and they bear 107 characters
+    # vLLM has its sockets in there, whose paths bear 107 characters, so the folder's name is short.
+    folder = tmp_path_factory.mktemp("a")
     script = folder / "script.py"
     script.write_text(
         textwrap.dedent(f"""
